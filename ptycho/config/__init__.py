@@ -1,0 +1,4 @@
+"""Public configuration; everything is in `ptycho.config.config`.
+
+Importing this package imports nothing else.
+"""
