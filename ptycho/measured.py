@@ -1,0 +1,139 @@
+"""`MeasuredFrames`: the frames of a scan, their mask, and their domain; the base of `RawData`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ptycho.domain import canonical_domain, decide_domain, to_counts
+from ptycho.errors import InputError
+from ptycho.probe import mode_axis_first
+from ptycho.validation import chunks, fault
+
+__all__ = ["MeasuredFrames"]
+
+logger = logging.getLogger(__name__)
+
+
+class MeasuredFrames:
+    """Frames in the dtype in which they were stored, and photon counts made of them when asked.
+
+    The domain is decided once, for the whole scan, on first use (specs/data_contracts.md); what was decided
+    goes along to parts of the scan.
+    """
+
+    source: str
+    xcoords: npt.NDArray[np.float64]
+    diff3d: Any  # (M, N, N), an array or a memory map, or None
+    bad_pixels: npt.NDArray[np.bool_] | None
+    probeGuess: npt.NDArray[Any] | None
+    nphotons: float | None
+    _requested_domain: str
+    _decided: tuple[str, str] | None
+    _amplitude_scale: float | None
+    _mean_counts: float | None
+
+    def _forget_domain(self, requested: str) -> None:
+        self._requested_domain = canonical_domain(requested)
+        self._decided = None
+        self._amplitude_scale = None
+        self._mean_counts = None
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames M."""
+        return int(self.xcoords.size)
+
+    @property
+    def N(self) -> int:
+        """Side of a frame in detector pixels."""
+        return int(self._frames().shape[-1])
+
+    @property
+    def good_pixels(self) -> npt.NDArray[np.bool_]:
+        """bool (N, N), True where a detector pixel may be used."""
+        return np.ones((self.N, self.N), dtype=bool) if self.bad_pixels is None else ~self.bad_pixels
+
+    @property
+    def measurement_domain(self) -> str:
+        """'intensity', 'amplitude' or 'normalized_amplitude'; decided on first use, InputError if unclear."""
+        return self._decide()[0]
+
+    @property
+    def domain_reason(self) -> str:
+        """Why that domain was chosen, for people."""
+        return self._decide()[1]
+
+    def counts(self, indices: Any = None) -> npt.NDArray[np.float32]:
+        """Photon counts, float32 (n, N, N), of all frames or of those given; bad pixels stay as they are."""
+        frames = self._frames()
+        domain = self.measurement_domain
+        return to_counts(frames[:] if indices is None else frames[indices], domain, self._scale())
+
+    def mean_counts_per_frame(self) -> float:
+        """Mean over frames of the counts summed over good pixels; computed in chunks, once."""
+        if self._mean_counts is None:
+            good = self.good_pixels
+            total = 0.0
+            for part in chunks(self._frames()):
+                total += float(self.counts(part)[:, good].sum(dtype=np.float64))
+            if not total > 0:
+                raise self._fault(
+                    "diff3d",
+                    "frames without a single count",
+                    "photon counts",
+                    "Check the file and the bad_pixels mask.",
+                )
+            self._mean_counts = total / self.n_frames
+        return self._mean_counts
+
+    def _fault(self, key: str, found: str, expected: str, remedy: str) -> InputError:
+        return fault(self.source, key, found, expected, remedy)
+
+    def _frames(self) -> Any:
+        if self.diff3d is None:
+            raise fault(
+                self.source, "diff3d", "no frames", "diffraction frames (M, N, N)", "Load a scan with frames."
+            )
+        return self.diff3d
+
+    def _decide(self) -> tuple[str, str]:
+        if self._decided is None:
+            if self._requested_domain != "auto":
+                decision = self._requested_domain, "stated by the caller or the file"
+            else:
+                guess = self.probeGuess
+                decision = decide_domain(
+                    self._frames(),
+                    bad_pixels=self.bad_pixels,
+                    probe_ndim=None if guess is None else 3 if mode_axis_first(guess.shape) else 2,
+                    source=self.source,
+                )
+            logger.info("%s: measurement domain %s (%s)", self.source, *decision)
+            self._decided = decision
+        return self._decided
+
+    def _scale(self) -> float:
+        """From stored values to square roots of counts; 1 unless the domain is normalized_amplitude."""
+        if self.measurement_domain != "normalized_amplitude":
+            return 1.0
+        if self._amplitude_scale is None:
+            if self.nphotons is None:
+                raise self._fault(
+                    "nphotons",
+                    "no value for frames in the domain normalized_amplitude",
+                    "the mean number of photons per frame",
+                    "State nphotons, or store it in the file.",
+                )
+            good = self.good_pixels
+            energy = 0.0
+            for part in chunks(self._frames()):
+                energy += float(to_counts(self.diff3d[part], "amplitude")[:, good].sum(dtype=np.float64))
+            if not energy > 0:
+                raise self._fault("diff3d", "frames of zeros", "amplitudes", "Check the file.")
+            self._amplitude_scale = math.sqrt(self.nphotons * self.n_frames / energy)
+        return self._amplitude_scale
