@@ -42,9 +42,9 @@ class ModelConfig:
     # Ours
     merge_block: int = 24  # neighbouring frames merged before the detector model
     stages: int = 2  # project-and-correct stages of 'projection_unet'
-    projection_steps: int = 5  # projection steps of the first stage; 0 is the single-frame back-projection
-    later_projection_steps: int = 3  # of each further stage
-    unet_channels: int = 32
+    projection_steps: int = 10  # accelerated projections before the first correction
+    later_projection_steps: int = 10  # of each further stage
+    unet_channels: int = 16  # of the finest level; the coarser two have two and three times as many
 
 
 def _alias_n_images(config: TrainingConfig | InferenceConfig) -> None:
@@ -104,7 +104,7 @@ class TrainingConfig:
     # Ours
     measurement_domain: str = "auto"  # see ptycho.domain
     calibrate_probe: bool = True  # refine the probe guess before training
-    calibration_epochs: int = 30
+    calibration_epochs: int = 20
     val_fraction: float = 0.05  # of the scan points
     max_time_s: float | None = None
     seed: int = 0

@@ -1,0 +1,61 @@
+"""What a reconstruction backend hands back to its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.geometry import Canvas
+
+
+@dataclass
+class Stage:
+    """The object after one part of the pipeline, with how well it explains the data.
+
+    Attributes:
+        object: (H, W) complex64, object pixels of the canvas; 1 (vacuum) where nothing was measured.
+        deviance: mean Poisson deviance per unmasked pixel.
+        expected_deviance: what Poisson statistics alone would give for the modelled rates.
+        time_s: wall time of this part in seconds.
+    """
+
+    object: NDArray[np.complex64]
+    deviance: float
+    expected_deviance: float
+    time_s: float
+
+
+@dataclass
+class Outcome:
+    """A finished reconstruction.
+
+    Attributes:
+        stages: by name, in the order of the pipeline ("projection", "network"); the last is the result.
+        coverage: (H, W) int32, number of frames that see each pixel.
+        probe: (modes, N, N) complex64, the probe of the result, in sqrt(counts).
+        canvas: where the object lies in the coordinates of the positions.
+        xcoords, ycoords: (frames,) float64, pixels.
+        timings_s: wall times of the parts and of all.
+        losses: per epoch, by name ("train", "val").
+        notes: what a reader should know, a sentence each.
+        settings: the resolved configuration in plain types.
+    """
+
+    stages: dict[str, Stage]
+    coverage: NDArray[np.int32]
+    probe: NDArray[np.complex64]
+    canvas: Canvas
+    xcoords: NDArray[np.float64]
+    ycoords: NDArray[np.float64]
+    timings_s: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Stage:
+        """The last stage."""
+        return self.stages[next(reversed(self.stages))]

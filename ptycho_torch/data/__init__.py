@@ -1,0 +1,1 @@
+"""From a scan to batches of blocks of neighbouring frames."""

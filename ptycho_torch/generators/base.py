@@ -1,0 +1,45 @@
+"""What a generator is given, and what it must give back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class FramesOnCanvas(Protocol):
+    """Frames that share a canvas, seen through the operations a generator may use.
+
+    Training gives blocks of neighbouring frames (leading axis: blocks of a batch), inference the
+    whole scan as a stream; a generator written against these operations serves both.
+    """
+
+    def vacuum(self) -> Tensor:
+        """(B, H, W) complex ones."""
+        ...
+
+    def project(self, canvas: Tensor, steps: int) -> Tensor:
+        """Averaged projections onto the measured amplitudes, (B, H, W) to (B, H, W)."""
+        ...
+
+    def illumination(self) -> Tensor:
+        """(B, H, W) real: sum over frames and modes of |P|^2 over the maximum of sum over modes |P|^2."""
+        ...
+
+    def apply(self, network: nn.Module, features: Tensor) -> Tensor:
+        """Run a convolutional ``network`` on (B, C, H, W) features, in tiles where the canvas is large."""
+        ...
+
+
+class Generator(nn.Module):
+    """Base of all generators: the object on the canvas from the frames on it."""
+
+    name: str
+
+    def forward(self, frames: FramesOnCanvas) -> Tensor:
+        """The object, (B, H, W) complex."""
+        raise TypeError(f"{type(self).__name__} does not say how to make an object of frames; define forward()")
+
+    def without_network(self, frames: FramesOnCanvas) -> Tensor:
+        """What the same data give without the network: the figure that has to be beaten."""
+        raise TypeError(f"{type(self).__name__} does not say what it starts from; define without_network()")

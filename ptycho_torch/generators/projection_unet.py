@@ -1,0 +1,98 @@
+"""Alternating projection and learned correction, unrolled and trained end to end.
+
+Each stage takes a few averaged projections onto the measured amplitudes and lets a U-Net correct
+amplitude and phase of the merged object.  The network sees the object's departure from vacuum, what
+the projections of the stage just changed, and how strongly each pixel is lit.  It works on the canvas,
+where every object pixel is computed once, instead of once for every frame that covers it; docs/findings.md
+has the comparison.
+
+The pattern is that of learned iterative reconstruction (J. Adler and O. Oktem, IEEE Trans. Med. Imaging
+37, 1322 (2018)) with a post-processing network as its one-stage case (K. H. Jin et al., IEEE Trans. Image
+Process. 26, 4509 (2017)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ptycho_torch.generators.base import FramesOnCanvas, Generator
+from ptycho_torch.generators.unet import UNet
+
+N_FEATURES = 5
+MAX_LOG_AMPLITUDE = 2.0
+CHANGE_GAIN = 4.0
+"""The change of a stage is several times smaller than the departure from vacuum."""
+
+
+def correction_features(canvas: Tensor, before: Tensor, illumination: Tensor) -> Tensor:
+    """Network input from the object, the object before the stage and the relative illumination.
+
+    Args:
+        canvas, before: (B, H, W) complex.
+        illumination: (B, H, W) real, in units of the maximum of one frame.
+
+    Returns:
+        (B, 5, H, W) real; all zero where nothing was measured, so that zero padding means vacuum.
+    """
+    departure = canvas - 1
+    change = CHANGE_GAIN * (canvas - before)
+    lit = torch.log10(1 + 100 * illumination) / 3
+    return torch.stack((departure.real, departure.imag, change.real, change.imag, lit), dim=1)
+
+
+def apply_correction(canvas: Tensor, correction: Tensor) -> Tensor:
+    """Multiply the object by exp(a + i phi), with |a| < 2 and |phi| < pi.
+
+    Args:
+        canvas: (B, H, W) complex.
+        correction: (B, 2, H, W) real; zero changes nothing.
+
+    Returns:
+        (B, H, W) complex.
+    """
+    correction = correction.to(canvas.real.dtype)
+    log_amplitude = MAX_LOG_AMPLITUDE * torch.tanh(correction[:, 0] / MAX_LOG_AMPLITUDE)
+    phase = torch.pi * torch.tanh(correction[:, 1] / torch.pi)
+    return canvas * torch.polar(torch.exp(log_amplitude), phase)
+
+
+class ProjectionUNet(Generator):
+    """Stages of projection and correction.
+
+    Args:
+        stages: number of project-correct stages, >= 1; those after the second share its weights.
+        projection_steps: projections before the first correction.
+        later_projection_steps: projections before each later one.
+        widths: channels of the U-Net's levels.
+    """
+
+    name = "projection_unet"
+
+    def __init__(
+        self, stages: int = 2, projection_steps: int = 5, later_projection_steps: int = 3,
+        widths: Sequence[int] = (16, 32, 48),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.steps = [projection_steps] + [later_projection_steps] * (stages - 1)
+        self.correctors = nn.ModuleList(UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2)))
+
+    def forward(self, frames: FramesOnCanvas) -> Tensor:
+        """The object, (B, H, W) complex."""
+        canvas = frames.vacuum()
+        illumination = frames.illumination()
+        for stage, steps in enumerate(self.steps):
+            before = canvas
+            with torch.set_grad_enabled(torch.is_grad_enabled() and stage > 0):
+                # nothing trainable lies before the first projection
+                canvas = frames.project(canvas, steps)
+            corrector = self.correctors[min(stage, 1)]
+            features = correction_features(canvas, before, illumination)
+            canvas = apply_correction(canvas, frames.apply(corrector, features))
+        return canvas
+
+    def without_network(self, frames: FramesOnCanvas) -> Tensor:
+        """As many projections as all stages take together, and no correction."""
+        return frames.project(frames.vacuum(), sum(self.steps))

@@ -1,0 +1,66 @@
+"""A small U-Net without normalisation layers, so that its output depends on local input only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each followed by SiLU."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.second = nn.Conv2d(n_out, n_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n_in, H, W) to (B, n_out, H, W)."""
+        return F.silu(self.second(F.silu(self.first(x))))
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with skip connections (O. Ronneberger et al., MICCAI 2015), zero output at the start.
+
+    Args:
+        n_in: input channels.
+        n_out: output channels.
+        widths: channels per level, finest first; each level halves the resolution.
+
+    Any height and width are accepted: the input is padded with zeros to a multiple of ``stride``.
+    """
+
+    def __init__(self, n_in: int, n_out: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = 2 ** (len(widths) - 1)
+        self.encoder = nn.ModuleList(
+            DoubleConv(a, b) for a, b in zip((n_in, *widths[:-1]), widths, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            DoubleConv(deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], n_out, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def halo_px(self) -> int:
+        """How far an output pixel can see: tiles need this much margin, a multiple of ``stride``."""
+        levels = len(self.encoder)
+        reach = sum(4 * 2**k for k in range(levels - 1)) + 2 * 2 ** (levels - 1) + 2 * self.stride
+        return -(-reach // self.stride) * self.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n_in, H, W) to (B, n_out, H, W)."""
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
+        skips = []
+        for level, block in enumerate(self.encoder):
+            x = block(F.avg_pool2d(x, 2) if level else x)
+            skips.append(x)
+        for block, skip in zip(self.decoder, skips[-2::-1], strict=True):
+            x = block(torch.cat((F.interpolate(x, scale_factor=2.0, mode="nearest"), skip), dim=1))
+        return self.head(x)[..., :height, :width]

@@ -1,0 +1,75 @@
+"""Putting measured amplitudes into a wave, and the object that such waves speak for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptycho_torch.physics.fourier import at_least_single
+from ptycho_torch.physics.illumination import exit_waves, merge_weights
+
+
+def replace_amplitude(waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None = None) -> Tensor:
+    """Project exit waves onto the measured far-field amplitudes.
+
+    psi_m = iFT( sqrt(I) F_m / sqrt(sum_m |F_m|^2) ): the modes share the measured amplitude in the
+    proportions of the model (P. Thibault and A. Menzel, Nature 494, 68 (2013)).  Masked pixels keep the
+    model's own amplitude.
+
+    Args:
+        waves: (..., M, N, N) complex.
+        amplitudes: (..., N, N) real, square roots of counts, zero frequency first.
+        good_pixels: (N, N) bool, zero frequency first, or None.
+
+    Returns:
+        (..., M, N, N) complex.
+    """
+    spectrum = torch.fft.fft2(at_least_single(waves), norm="ortho")
+    modelled = torch.view_as_real(spectrum).square().sum(dim=(-4, -1))
+    if good_pixels is not None:
+        # not only in the gain: a NaN that is selected away there still makes the gradient NaN
+        amplitudes = torch.where(good_pixels, amplitudes, amplitudes.new_zeros(()))
+    # the floor only keeps 0/0 away, so no gradient needs to flow through its scale
+    floor = 1e-10 * (modelled.detach().amax(dim=(-2, -1), keepdim=True) + 1e-20)
+    gain = amplitudes / torch.sqrt(modelled + floor)
+    if good_pixels is not None:
+        gain = torch.where(good_pixels, gain, torch.ones_like(gain))
+    return torch.fft.ifft2(spectrum * gain[..., None, :, :], norm="ortho")
+
+
+def divide_by_probe(waves: Tensor, probes: Tensor, relative_floor: float = 1e-2) -> Tensor:
+    """Least-squares object of waves: sum_m conj(P_m) psi_m / (sum_m |P_m|^2 + eps max).
+
+    Args:
+        waves: (..., M, N, N) complex.
+        probes: (..., M, N, N) complex.
+        relative_floor: eps above; the weakly lit part of the frame goes to zero.
+
+    Returns:
+        (..., N, N) complex.
+    """
+    weight = merge_weights(probes)
+    floor = relative_floor * weight.amax(dim=(-2, -1), keepdim=True)
+    return (probes.conj() * waves).sum(dim=-3) / (weight + floor)
+
+
+def backproject(
+    amplitudes: Tensor, probes: Tensor, good_pixels: Tensor | None = None, relative_floor: float = 1e-2
+) -> Tensor:
+    """One-step back-projection of single frames, as the departure from vacuum.
+
+    The measured amplitude with the phase of the probe's own far field is propagated back and divided
+    by the probe; the same for a frame without object is subtracted.
+
+    Args:
+        amplitudes: (..., N, N) real, square roots of counts, zero frequency first.
+        probes: (..., M, N, N) complex, shifted by the frames' sub-pixel parts.
+        good_pixels: (N, N) bool, zero frequency first, or None.
+        relative_floor: see :func:`divide_by_probe`.
+
+    Returns:
+        (..., N, N) complex, zero for an empty beam.
+    """
+    vacuum = exit_waves(probes, torch.ones_like(amplitudes).to(probes.dtype))
+    revised = replace_amplitude(vacuum, amplitudes, good_pixels)
+    return divide_by_probe(revised - vacuum, probes, relative_floor)

@@ -1,0 +1,90 @@
+"""Cutting patches from a canvas and adding them back: a pair of adjoint operators, and the weighted merge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def patch_index(starts: Tensor, n: int, width: int) -> Tensor:
+    """Flat canvas indices of patches.
+
+    Args:
+        starts: (..., K, 2) int64, (row, column) of each patch's first pixel.
+        n: side of a patch.
+        width: number of columns of the canvas.
+
+    Returns:
+        (..., K * n * n) int64.
+    """
+    grid = torch.arange(n, device=starts.device)
+    rows = starts[..., 0, None] + grid
+    cols = starts[..., 1, None] + grid
+    return (rows[..., :, None] * width + cols[..., None, :]).flatten(-3)
+
+
+def extract(canvas: Tensor, starts: Tensor, n: int) -> Tensor:
+    """Cut patches.
+
+    Args:
+        canvas: (..., H, W).
+        starts: (..., K, 2) int64 first pixel (row, column) of each patch; must lie inside the canvas.
+        n: side of a patch.
+
+    Returns:
+        (..., K, n, n).
+
+    Raises:
+        ValueError: the leading axes differ.
+    """
+    if starts.shape[:-2] != canvas.shape[:-2]:
+        raise ValueError(f"canvases {tuple(canvas.shape)} and starts {tuple(starts.shape)} differ in leading axes")
+    index = patch_index(starts, n, canvas.shape[-1])
+    flat = torch.gather(canvas.flatten(-2), -1, index)
+    return flat.unflatten(-1, (starts.shape[-2], n, n))
+
+
+def place(patches: Tensor, starts: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Add patches to an empty canvas: the adjoint of :func:`extract`.
+
+    Args:
+        patches: (..., K, n, n).
+        starts: (..., K, 2) int64.
+        shape: (H, W) of the canvas.
+
+    Returns:
+        (..., H, W), zero where no patch lies.
+    """
+    n = patches.shape[-1]
+    index = patch_index(starts, n, shape[1])
+    empty = patches.new_zeros((*patches.shape[:-3], shape[0] * shape[1]))
+    return empty.scatter_add(-1, index, patches.flatten(-3)).unflatten(-1, shape)
+
+
+def merge_from_sums(weighted: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
+    """(weighted + floor) / (weight + floor): the merged object, vacuum (1) where nothing was seen."""
+    return (weighted + floor) / (weight + floor)
+
+
+def merge(
+    patches: Tensor, weights: Tensor, starts: Tensor, shape: tuple[int, int], relative_floor: float = 1e-6
+) -> Tensor:
+    """Merge the object patches of overlapping frames on one canvas.
+
+    O = (sum_j w_j O_j + eps) / (sum_j w_j + eps) with eps = ``relative_floor`` * max w.  Merging the
+    cuts of one object gives that object back; where no probe falls the result is vacuum, 1.
+
+    Args:
+        patches: (..., K, n, n) complex object patches.
+        weights: (..., K, n, n) real, >= 0; no gradient flows through them.
+        starts: (..., K, 2) int64.
+        shape: (H, W).
+        relative_floor: see above.
+
+    Returns:
+        (..., H, W) complex.
+    """
+    weights = weights.detach()
+    floor = relative_floor * weights.amax()
+    weighted = place(patches * weights, starts, shape)
+    return merge_from_sums(weighted, place(weights, starts, shape), floor)

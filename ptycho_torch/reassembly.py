@@ -1,0 +1,116 @@
+"""A whole scan on its canvas, streamed: memory grows with the canvas, not with the number of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
+from ptycho_torch.data.blocks import PlacedScan
+from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
+from ptycho_torch.physics.illumination import merge_weights, shift_probe
+from ptycho_torch.physics.patches import extract, merge_from_sums, place
+from ptycho_torch.solvers.frames import projection_floor
+from ptycho_torch.solvers.projection import momentum, projection_sum, vacuum
+
+TILE_PX = 512
+"""Side of the tiles in which a network runs over a large canvas, before its margin is added."""
+
+
+class StreamedFrames:
+    """All frames of a scan on one canvas, as a generator sees them in inference.
+
+    The operations are those of :class:`ptycho_torch.solvers.frames.BlockFrames` with a leading axis of one,
+    and sum over batches of frames; the batch size changes memory and speed, not the result.
+
+    Args:
+        scan: the placed frames; they are read and converted batch by batch.
+        probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
+        good_pixels: (N, N) bool, zero frequency at N//2.
+        batch_size: frames in memory at a time.
+    """
+
+    def __init__(self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int = 256) -> None:
+        self.scan, self.probe, self.batch_size = scan, probe, batch_size
+        self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
+        self._floor = projection_floor(probe)
+        self._weight = self._sum_over_frames(lambda at, probes: merge_weights(probes), torch.float32)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Frame indices in runs of ``batch_size``."""
+        yield from torch.arange(self.scan.raw.n_frames).split(self.batch_size)
+
+    def _probes(self, at: Tensor) -> Tensor:
+        return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
+
+    def _starts(self, at: Tensor) -> Tensor:
+        return self.scan.starts[at].to(self.probe.device)
+
+    def _counts(self, at: Tensor) -> Tensor:
+        return detector_order(self.scan.counts(at).to(self.probe.device))
+
+    def _sum_over_frames(self, patches_of: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+        total = torch.zeros(self.scan.canvas.shape, dtype=dtype, device=self.probe.device)
+        for at in self.batches():
+            total += place(patches_of(at, self._probes(at)), self._starts(at), self.scan.canvas.shape)
+        return total
+
+    def vacuum(self) -> Tensor:
+        """(1, H, W) complex ones."""
+        return vacuum((1,), self.scan.canvas.shape, self.probe)
+
+    def project(self, canvas: Tensor, steps: int) -> Tensor:
+        """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
+        n, shape = self.probe.shape[-1], self.scan.canvas.shape
+        ahead = current = canvas[0]
+        for step in range(steps):
+            total = torch.zeros_like(current)
+            for at in self.batches():
+                starts = self._starts(at)
+                total += projection_sum(
+                    extract(ahead, starts, n), self._counts(at).sqrt(), self._probes(at), starts, shape, self._good
+                )
+            merged = merge_from_sums(total, self._weight, self._floor)
+            ahead = merged + momentum(step) * (merged - current)
+            current = merged
+        return current[None]
+
+    def illumination(self) -> Tensor:
+        """(1, H, W) real, in units of the probe's greatest intensity."""
+        return self._weight[None] / self.probe.abs().square().sum(0).amax()
+
+    def apply(self, network: nn.Module, features: Tensor) -> Tensor:
+        """Run ``network`` over (1, C, H, W) features in tiles with a margin as wide as it can see."""
+        height, width = features.shape[-2:]
+        halo = int(getattr(network, "halo_px", 0))
+        if halo == 0 or max(height, width) <= TILE_PX + 2 * halo:
+            whole: Tensor = network(features)
+            return whole
+        result: Tensor | None = None
+        for top in range(0, height, TILE_PX):
+            for left in range(0, width, TILE_PX):
+                r0, c0 = max(0, top - halo), max(0, left - halo)
+                tile = network(features[..., r0 : top + TILE_PX + halo, c0 : left + TILE_PX + halo])
+                if result is None:
+                    result = tile.new_empty((*tile.shape[:2], height, width))
+                inner = tile[..., top - r0 : top - r0 + TILE_PX, left - c0 : left - c0 + TILE_PX]
+                result[..., top : top + TILE_PX, left : left + TILE_PX] = inner
+        if result is None:
+            raise ValueError(f"features of shape {tuple(features.shape)} have no pixels")
+        return result
+
+    def deviance(self, canvas: Tensor) -> tuple[float, float]:
+        """Mean Poisson deviance per unmasked pixel of all frames, and its expectation for those rates."""
+        n = self.probe.shape[-1]
+        good = np.ones((n, n), bool) if self._good is None else centred_order(self._good).cpu().numpy()
+        found = expected = 0.0
+        for at in self.batches():
+            rates = centred_order(expected_counts(canvas[0], self._probes(at), self._starts(at)))
+            rate = rates.cpu().numpy()[:, good]
+            found += float(deviance_per_pixel(rate, self.scan.counts(at).numpy()[:, good]).sum())
+            expected += float(expected_deviance_per_pixel(rate).sum())
+        pixels = self.scan.raw.n_frames * int(good.sum())
+        return found / pixels, expected / pixels

@@ -1,0 +1,82 @@
+"""Projection onto the measured amplitudes, averaged over overlapping frames.
+
+One step replaces, for every frame that shares the canvas, the modelled far-field amplitude by the
+measured one, and merges the resulting waves by least squares (averaged projections, or parallel
+ePIE: A. Maiden and J. Rodenburg, Ultramicroscopy 109, 1256 (2009); P. Thibault et al., Ultramicroscopy
+109, 338 (2009)).  What a step adds to the two sums of the merge can be accumulated over any number of
+calls, so a canvas of any number of frames is solved in a stream.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptycho_torch.physics.backprojection import replace_amplitude
+from ptycho_torch.physics.illumination import exit_waves, merge_weights
+from ptycho_torch.physics.patches import extract, merge_from_sums, place
+
+
+def vacuum(leading: tuple[int, ...], shape: tuple[int, int], like: Tensor) -> Tensor:
+    """A canvas of ones, (*leading, H, W), complex, on the device and in the precision of ``like``."""
+    return torch.ones((*leading, *shape), dtype=like.dtype, device=like.device)
+
+
+def momentum(step: int) -> float:
+    """Weight of the extrapolation after step 0, 1, ...: k / (k + 3), Nesterov's schedule.
+
+    Averaged projections are gradient steps on the amplitude misfit, and slow for what varies slowly over
+    the object; extrapolating makes 8 steps worth about 20 (docs/findings.md).
+    """
+    return step / (step + 3)
+
+
+def projection_sum(
+    patches: Tensor, amplitudes: Tensor, probes: Tensor, starts: Tensor, shape: tuple[int, int],
+    good_pixels: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Numerator of the merge after one projection: sum over frames of conj(P) psi', on the canvas.
+
+    Args:
+        patches: (..., K, N, N) complex, the object seen by each frame.
+        amplitudes: (..., K, N, N) real, square roots of counts, zero frequency first.
+        probes: (..., K, M, N, N) complex, shifted by the frames' sub-pixel parts.
+        starts: (..., K, 2) int64.
+        shape: (H, W) of the canvas.
+        good_pixels: (N, N) bool, zero frequency first, or None.
+
+    Returns:
+        (..., H, W) complex.
+    """
+    revised = replace_amplitude(exit_waves(probes, patches), amplitudes, good_pixels)
+    return place((probes.conj() * revised).sum(dim=-3), starts, shape)
+
+
+def project(
+    canvas: Tensor, amplitudes: Tensor, probes: Tensor, starts: Tensor, floor: Tensor, steps: int,
+    good_pixels: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Apply ``steps`` accelerated averaged projections to the object on a canvas.
+
+    Args:
+        canvas: (..., H, W) complex.
+        amplitudes, probes, starts, good_pixels: see :func:`projection_sum`.
+        floor: scalar, the merge's regularisation in units of |P|^2; pulls the unlit to vacuum.
+        steps: number of projections; 0 returns ``canvas`` itself.
+
+    Returns:
+        (..., H, W) complex.
+    """
+    if steps == 0:
+        return canvas
+    shape = (canvas.shape[-2], canvas.shape[-1])
+    weight = place(merge_weights(probes), starts, shape)
+    ahead = canvas
+    for step in range(steps):
+        patches = extract(ahead, starts, amplitudes.shape[-1])
+        merged = merge_from_sums(
+            projection_sum(patches, amplitudes, probes, starts, shape, good_pixels), weight, floor
+        )
+        ahead = merged + momentum(step) * (merged - canvas)
+        canvas = merged
+    return canvas

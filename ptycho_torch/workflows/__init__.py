@@ -1,0 +1,1 @@
+"""What callers run: a scan in, an object out."""
