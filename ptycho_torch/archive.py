@@ -79,8 +79,7 @@ def load_model(path: str | Path) -> TrainedModel:
         module.set_illumination(probe, light["good_pixels"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
-            f"{path}: the archive's weights and configuration do not fit this version ({error}). "
-            "Train the model again."
+            f"{path}: the archive's weights and configuration do not fit this version ({error}). Train the model again."
         ) from error
     module.eval()
     return TrainedModel(module, guess, archive.config.get("settings", {}))

@@ -50,7 +50,7 @@ def calibrate_probe(
         on_epoch: called with the number of finished epochs and the relative misfit.
 
     Returns:
-        (M, N, N) complex64 in the gauge of the guess: its power, centroid and far-field tilt.
+        (M, N, N) complex64 with the guess's power and centroid, tilted so that the object has no ramp.
     """
     scan = PlacedScan.of(_central_part(raw))
     good = None if scan.raw.bad_pixels is None else detector_order(torch.from_numpy(scan.raw.good_pixels))

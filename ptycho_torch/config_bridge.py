@@ -104,9 +104,7 @@ def torch_model_config(model: ModelConfig, loss_mode: str = "poisson") -> config
     return config_params.ModelConfig(**{**shared, "loss_function": losses[loss_mode]})
 
 
-def torch_training_config(
-    config: TrainingConfig, execution: PyTorchExecutionConfig
-) -> config_params.TrainingConfig:
+def torch_training_config(config: TrainingConfig, execution: PyTorchExecutionConfig) -> config_params.TrainingConfig:
     """The backend's training configuration; the execution config's scheduler wins when it was set.
 
     Raises:

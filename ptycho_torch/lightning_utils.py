@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-import logging
-import warnings
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch import loggers as pl_loggers
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
 _ACCELERATORS = {"cuda": "gpu"}
@@ -30,6 +33,31 @@ def monitored_metric(execution: PyTorchExecutionConfig, loss_name: str, val_loss
     if asked == "val_loss":
         return val_loss_name if has_val else loss_name
     return loss_name if asked == "train_loss" else asked
+
+
+class PlateauStop(pl_callbacks.Callback):
+    """Stop when training no longer pays.
+
+    Args:
+        monitor: name of the training loss.
+        improvement: relative decrease of the best loss that ``window`` epochs must bring; 0 never stops.
+        window: in epochs.
+    """
+
+    def __init__(self, monitor: str, improvement: float, window: int) -> None:
+        self.monitor, self.improvement, self.window = monitor, improvement, window
+        self._best: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the best loss so far with the best of ``window`` epochs ago."""
+        loss = float(trainer.callback_metrics[self.monitor])
+        self._best.append(min([loss, *self._best[-1:]]))
+        if self.improvement <= 0 or len(self._best) <= self.window:
+            return
+        before, now = self._best[-1 - self.window], self._best[-1]
+        if before - now < self.improvement * abs(before):
+            logger.info("Training stops after %d epochs: the loss no longer falls.", len(self._best))
+            trainer.should_stop = True
 
 
 def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor: str) -> list[pl_callbacks.Callback]:
@@ -68,9 +96,7 @@ def make_logger(execution: PyTorchExecutionConfig, output_dir: Path) -> Any:
         return False
     if execution.logger_backend == "csv":
         return pl_loggers.CSVLogger(save_dir=output_dir, name="", version="")
-    raise InputError(
-        f"logger_backend {execution.logger_backend!r} does not act in this version; choose 'csv' or None."
-    )
+    raise InputError(f"logger_backend {execution.logger_backend!r} does not act in this version; choose 'csv' or None.")
 
 
 def trainer_arguments(

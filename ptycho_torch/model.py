@@ -91,9 +91,9 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
     def frames_of(self, batch: BlockBatch) -> BlockFrames:
         """The batch as the generator sees it."""
         height, width = batch.shape.tolist()
-        return BlockFrames(
-            batch.counts, self.probe, batch.starts, batch.fractions, (height, width), self.good_pixels, batch.used
-        )
+        good = None if bool(self.good_pixels.all()) else self.good_pixels
+        used = None if bool(batch.used.all()) else batch.used
+        return BlockFrames(batch.counts, self.probe, batch.starts, batch.fractions, (height, width), good, used)
 
     def forward(self, batch: BlockBatch) -> Tensor:
         """The objects of a batch of blocks, (B, H, W) complex."""
@@ -105,8 +105,10 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         frames = self.frames_of(batch)
         canvas = self.generator(frames)
         self._spread = float(canvas.detach().std())
-        good = torch.fft.ifftshift(self.good_pixels, dim=(-2, -1)) & batch.scored[..., None, None]
-        return self._loss(frames.rates(canvas), frames.counts, good)
+        good = batch.scored[..., None, None]
+        if frames.good_pixels is not None:
+            good = good & frames.good_pixels
+        return self._loss(frames.rates(canvas), frames.counts, None if bool(good.all()) else good)
 
     def training_step(self, batch: BlockBatch, batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)

@@ -107,6 +107,8 @@ class TrainingConfig:
     calibration_epochs: int = 20
     val_fraction: float = 0.05  # of the scan points
     max_time_s: float | None = None
+    stop_improvement: float = 0.003  # stop when stop_window epochs lower the training loss by less; 0: never
+    stop_window: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:

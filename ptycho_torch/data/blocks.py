@@ -142,9 +142,7 @@ class TrainingBlocks(Sampler[BlockRequest]):
 class ValidationBlocks(Sampler[BlockRequest]):
     """A fixed partition of all frames; withheld frames are scored on an object made without them."""
 
-    def __init__(
-        self, xy: NDArray[np.float64], withheld: NDArray[np.int64], block_size: int, seed: int
-    ) -> None:
+    def __init__(self, xy: NDArray[np.float64], withheld: NDArray[np.int64], block_size: int, seed: int) -> None:
         rng = np.random.default_rng([seed, 1])
         is_withheld = np.zeros(len(xy), dtype=bool)
         is_withheld[withheld] = True
@@ -152,8 +150,7 @@ class ValidationBlocks(Sampler[BlockRequest]):
         scored = is_withheld[blocks] & is_new
         keep = scored.any(axis=1)
         self._requests = [
-            BlockRequest(blocks[k][None], ~is_withheld[blocks[k]][None], scored[k][None])
-            for k in np.flatnonzero(keep)
+            BlockRequest(blocks[k][None], ~is_withheld[blocks[k]][None], scored[k][None]) for k in np.flatnonzero(keep)
         ]
 
     def __len__(self) -> int:
@@ -166,5 +163,5 @@ class ValidationBlocks(Sampler[BlockRequest]):
 def split_frames(n_frames: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split scan points at random: indices of the training frames and of the withheld ones, both sorted."""
     order = np.random.default_rng([seed, 2]).permutation(n_frames)
-    n_withheld = int(round(fraction * n_frames))
+    n_withheld = round(fraction * n_frames)
     return np.sort(order[n_withheld:]), np.sort(order[:n_withheld])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
@@ -17,7 +17,6 @@ from ptycho_torch.data.blocks import (
     ValidationBlocks,
     split_frames,
 )
-from torch.utils.data import Sampler
 
 
 class BlockDataModule(LightningDataModule):

@@ -36,15 +36,14 @@ class UNet(nn.Module):
     def __init__(self, n_in: int, n_out: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
-        self.encoder = nn.ModuleList(
-            DoubleConv(a, b) for a, b in zip((n_in, *widths[:-1]), widths, strict=True)
-        )
+        self.encoder = nn.ModuleList(DoubleConv(a, b) for a, b in zip((n_in, *widths[:-1]), widths, strict=True))
         self.decoder = nn.ModuleList(
             DoubleConv(deep + skip, skip) for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], n_out, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.zero_()
 
     @property
     def halo_px(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single
+from ptycho_torch.physics.fourier import at_least_single, mode_intensity
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
 
 
@@ -25,7 +25,7 @@ def replace_amplitude(waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | N
         (..., M, N, N) complex.
     """
     spectrum = torch.fft.fft2(at_least_single(waves), norm="ortho")
-    modelled = torch.view_as_real(spectrum).square().sum(dim=(-4, -1))
+    modelled = mode_intensity(spectrum)
     if good_pixels is not None:
         # not only in the gain: a NaN that is selected away there still makes the gradient NaN
         amplitudes = torch.where(good_pixels, amplitudes, amplitudes.new_zeros(()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single, fft2c
+from ptycho_torch.physics.fourier import at_least_single, fft2c, mode_intensity
 from ptycho_torch.physics.illumination import exit_waves
 from ptycho_torch.physics.patches import extract
 
@@ -37,9 +37,7 @@ def rate(waves: Tensor) -> Tensor:
     Returns:
         (..., N, N) real, counts.
     """
-    spectrum = torch.fft.fft2(at_least_single(waves), norm="ortho")
-    parts = torch.view_as_real(spectrum)
-    return parts.square().sum(dim=(-4, -1))
+    return mode_intensity(torch.fft.fft2(at_least_single(waves), norm="ortho"))
 
 
 def expected_counts(canvas: Tensor, probes: Tensor, starts: Tensor) -> Tensor:

@@ -71,3 +71,8 @@ def fourier_shift(image: Tensor, shift_px: Tensor) -> Tensor:
     """
     ramp = shift_ramp(shift_px, image.shape[-1])
     return torch.fft.ifft2(torch.fft.fft2(at_least_single(image)) * ramp)
+
+
+def mode_intensity(field: Tensor) -> Tensor:
+    """Sum over modes of |field|^2: (..., M, N, N) complex to (..., N, N) real, differentiable at zero."""
+    return (field.real.square() + field.imag.square()).sum(dim=-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single, shift_ramp
+from ptycho_torch.physics.fourier import at_least_single, mode_intensity, shift_ramp
 
 
 def shift_probe(probe: Tensor, fractions_px: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def exit_waves(probe: Tensor, patches: Tensor) -> Tensor:
 
 def merge_weights(probe: Tensor) -> Tensor:
     """Illumination sum over modes |P|^2: (..., N, N) from (..., M, N, N), detached."""
-    return probe.detach().abs().square().sum(dim=-3)
+    return mode_intensity(probe.detach())
 
 
 def probe_to_real(probe: Tensor) -> Tensor:

@@ -51,9 +51,7 @@ class BlockFrames:
 
     def project(self, canvas: Tensor, steps: int) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`."""
-        return project(
-            canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels
-        )
+        return project(canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels)
 
     def illumination(self) -> Tensor:
         """(B, H, W) real, in units of the probe's greatest intensity."""
@@ -74,5 +72,3 @@ def relative_to_block(starts: Tensor, n: int) -> tuple[Tensor, tuple[int, int]]:
     local = starts - starts.amin(dim=-2, keepdim=True)
     height, width = (local.reshape(-1, 2).amax(0) + n).tolist()
     return local, (int(height), int(width))
-
-

@@ -1,7 +1,9 @@
 """What diffraction data cannot tell: how power, position and tilt are shared between probe and object.
 
-A refined probe keeps the guess's total power, the centroid of its intensity and the mean tilt of its
-far field; the object takes the inverse of whatever the probe is given.
+A refined probe keeps the guess's total power and the centroid of its intensity, and the object has no mean
+phase gradient; the object takes the inverse of whatever the probe is given.  The tilt is not held to the
+guess's: a guess that points elsewhere would leave a ramp in the object, which projections from vacuum
+cannot find (docs/findings.md).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import fft2c, fourier_shift
+from ptycho_torch.physics.fourier import fourier_shift
 
 
 def _centroid(intensity: Tensor) -> Tensor:
@@ -34,36 +36,49 @@ def phase_ramp(cycles_per_frame: Tensor, n: int, shape: tuple[int, int]) -> Tens
     return torch.polar(torch.ones_like(angle), angle)
 
 
+def mean_gradient(canvas: Tensor, weight: Tensor) -> Tensor:
+    """Mean phase gradient of an object, (2,) radians per pixel (row, column).
+
+    Args:
+        canvas: (H, W) complex.
+        weight: (H, W) real, >= 0, how much each pixel counts.
+    """
+    weighted = canvas * weight
+    down = (canvas[:-1].conj() * weighted[1:]).sum()
+    right = (canvas[:, :-1].conj() * weighted[:, 1:]).sum()
+    return torch.stack((down.angle(), right.angle()))
+
+
 @dataclass(frozen=True)
 class ProbeGauge:
-    """Power (counts), centroid (pixels) and far-field centroid (detector pixels) that a probe is held to."""
+    """Power (counts) and centroid (pixels) that a probe is held to."""
 
     power: Tensor
     centroid_px: Tensor
-    far_centroid_px: Tensor
 
     @classmethod
     def of(cls, probe: Tensor) -> ProbeGauge:
         """The gauge of a probe (M, N, N)."""
-        return cls(_mode_sum(probe).sum(), _centroid(_mode_sum(probe)), _centroid(_mode_sum(fft2c(probe))))
+        return cls(_mode_sum(probe).sum(), _centroid(_mode_sum(probe)))
 
     def power_correction(self, probe: Tensor) -> Tensor:
         """The factor that gives ``probe`` the gauge's power; the object takes its inverse."""
         return torch.sqrt(self.power / _mode_sum(probe).sum())
 
-    def fix(self, probe: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
-        """Bring ``probe`` to this gauge and let the object compensate.
+    def fix(self, probe: Tensor, canvas: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring ``probe`` to this gauge and take the mean phase gradient out of the object.
 
         Args:
             probe: (M, N, N) complex.
             canvas: (H, W) complex object.
+            weight: (H, W) real, how strongly each pixel of the object is lit.
 
         Returns:
             Probe and canvas; their product on every frame changes by a constant phase only.
         """
         n = probe.shape[-1]
         scale = self.power_correction(probe)
-        tilt = self.far_centroid_px - _centroid(_mode_sum(fft2c(probe)))
+        tilt = mean_gradient(canvas, weight) * n / (2 * torch.pi)
         probe = probe * scale * phase_ramp(tilt, n, (n, n))
         move = self.centroid_px - _centroid(_mode_sum(probe))
         # first the shift, then the ramp (they commute but for a phase): a ramp is not periodic, and

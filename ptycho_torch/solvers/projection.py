@@ -74,9 +74,7 @@ def project(
     ahead = canvas
     for step in range(steps):
         patches = extract(ahead, starts, amplitudes.shape[-1])
-        merged = merge_from_sums(
-            projection_sum(patches, amplitudes, probes, starts, shape, good_pixels), weight, floor
-        )
+        merged = merge_from_sums(projection_sum(patches, amplitudes, probes, starts, shape, good_pixels), weight, floor)
         ahead = merged + momentum(step) * (merged - canvas)
         canvas = merged
     return canvas

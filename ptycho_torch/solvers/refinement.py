@@ -94,12 +94,12 @@ def _joint_steps(misfit: Tensor, by_object: Tensor, by_probe: Tensor | None) -> 
     return (d * object_fit - cross * probe_fit) / determinant, (a * probe_fit - cross * object_fit) / determinant
 
 
-def _lit(probe: Tensor, starts: Tensor, fractions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(H, W) bool: where some frame's illumination is not negligible; elsewhere the object is unknown."""
+def _illumination(probe: Tensor, starts: Tensor, fractions: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(H, W) real: sum over frames and modes of |P|^2."""
     weight = torch.zeros(shape, dtype=probe.real.dtype, device=probe.device)
     for at in torch.arange(len(starts), device=starts.device).split(256):
         weight += place(merge_weights(shift_probe(probe, fractions[at])), starts[at], shape)
-    return weight > 1e-6 * probe.abs().square().sum(0).amax()
+    return weight
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def refine(
         starts: (F, 2) int64 placement of all frames on the canvas (row, column).
         fractions: (F, 2) real sub-pixel remainders.
         canvas: (H, W) complex start, ones for vacuum.
-        probe: (M, N, N) complex guess, scaled to counts; its gauge is kept.
+        probe: (M, N, N) complex guess, scaled to counts; its power and centroid are kept.
         options: see :class:`RefinementOptions`.
         good_pixels: (N, N) bool, zero frequency first, or None.
         seed: of the order of frames.
@@ -164,7 +164,8 @@ def refine(
             on_epoch(epoch + 1, result.errors[-1])
     if options.refine_probe:
         # once, at the end: moving both in between costs the momentum its direction
-        probe, canvas = gauge.fix(probe, canvas)
-        canvas = torch.where(_lit(probe, starts, fractions, shape), canvas, torch.ones_like(canvas))
+        probe, canvas = gauge.fix(probe, canvas, _illumination(probe, starts, fractions, shape))
+        lit = _illumination(probe, starts, fractions, shape) > 1e-6 * merge_weights(probe).amax()
+        canvas = torch.where(lit, canvas, torch.ones_like(canvas))
     result.canvas, result.probe = canvas, probe
     return result

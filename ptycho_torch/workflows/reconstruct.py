@@ -239,7 +239,8 @@ def _fit(
     )
     history = _LossHistory({"train": module.loss_name, "val": module.val_loss_name})
     arguments = lightning_utils.trainer_arguments(execution, output_dir, monitor, config.nepochs, max_time_s)
-    arguments["callbacks"].append(history)
+    plateau = lightning_utils.PlateauStop(module.loss_name, config.stop_improvement, config.stop_window)
+    arguments["callbacks"] += [history, plateau]
     with lightning_utils.quiet_lightning():
         pl.Trainer(**arguments).fit(module, datamodule=data)
     best = lightning_utils.find_best_checkpoint(output_dir) if execution.enable_checkpointing else None

@@ -116,9 +116,7 @@ def rates_at(sample: Specimen, light: Beam, x: np.ndarray, y: np.ndarray, n: int
     return frames
 
 
-def rates_of_array(
-    image: np.ndarray, light: Beam, starts: np.ndarray, fractions: np.ndarray, n: int
-) -> np.ndarray:
+def rates_of_array(image: np.ndarray, light: Beam, starts: np.ndarray, fractions: np.ndarray, n: int) -> np.ndarray:
     """(frames, n, n) expected counts of an object array; the beam is evaluated at its fractional place."""
     frames = np.zeros((len(starts), n, n))
     for j, ((row, col), shift) in enumerate(zip(starts, fractions, strict=True)):

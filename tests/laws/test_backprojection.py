@@ -97,9 +97,7 @@ def test_least_squares_object_of_exit_waves(rng):
     torch.testing.assert_close(found, patches, rtol=1e-12, atol=1e-12)
     weight = probes.abs().square().sum(1)
     damped = patches * weight / (weight + 0.1 * weight.amax((-2, -1), keepdim=True))
-    torch.testing.assert_close(
-        divide_by_probe(probes * patches[:, None], probes, 0.1), damped, rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(divide_by_probe(probes * patches[:, None], probes, 0.1), damped, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("modes", [1, 3])

@@ -86,9 +86,7 @@ def test_single_steps_never_go_uphill_and_steps_in_a_row_are_faster(block):
 
 def test_the_unlit_is_vacuum(block):
     wide = (block.shape[0] + 40, block.shape[1])
-    canvas = project(
-        vacuum((), wide, block.probes), block.amplitudes, block.probes, block.starts, block.floor, 2
-    )
+    canvas = project(vacuum((), wide, block.probes), block.amplitudes, block.probes, block.starts, block.floor, 2)
     assert torch.all(canvas[block.shape[0] :] == 1)
 
 
@@ -140,9 +138,7 @@ def test_the_sum_of_two_halves_is_the_sum_of_all(block):
 def test_a_block_of_frames_does_the_same(block):
     good = torch.ones(N, N, dtype=torch.bool)
     good[40:44, 10] = False
-    frames = BlockFrames(
-        block.counts[None], block.probe, block.starts[None], block.fractions[None], block.shape, good
-    )
+    frames = BlockFrames(block.counts[None], block.probe, block.starts[None], block.fractions[None], block.shape, good)
     start = frames.vacuum()
     assert start.shape == (1, *block.shape) and torch.all(start == 1)
     expected = block.step(start[0], 2, detector_order(good))
@@ -332,8 +328,6 @@ def test_several_modes_are_refined_together():
     guess = block.probe * torch.tensor([1.0, 0.6], dtype=torch.float64)[:, None, None]
     options = RefinementOptions(epochs=20, batch_size=8)
     start = torch.ones(block.shape, dtype=torch.complex128)
-    found = refine(
-        lambda batch: block.amplitudes[batch], block.starts, block.fractions, start, guess, options
-    )
+    found = refine(lambda batch: block.amplitudes[batch], block.starts, block.fractions, start, guess, options)
     assert found.probe.shape == (2, N, N)
     assert found.errors[-1] < 0.1 * found.errors[0]

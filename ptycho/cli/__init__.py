@@ -1,0 +1,1 @@
+"""The command line. Modules here are light: numpy, torch and matplotlib are imported when a verb runs."""

@@ -1,0 +1,74 @@
+"""The table of figures that ends every run: one column per stage, the network's beside those without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["figure_lines", "print_summary"]
+
+# Key, text, format.
+_ROWS = (
+    ("phase_correlation", "phase correlation", "{:.4f}"),
+    ("ssim", "SSIM of the phase", "{:.3f}"),
+    ("psnr", "PSNR of the phase (dB)", "{:.1f}"),
+    ("frc_resolution_px", "FRC resolution, half period (px)", "{:.2f}"),
+    ("amplitude_correlation", "amplitude correlation", "{:.4f}"),
+    ("contrast_ratio", "phase contrast, to the reference", "{:.3f}"),
+    ("phase_error", "rms phase difference (rad)", "{:.4f}"),
+    ("shift_px", "shift found (rows, columns; px)", "{:.2f}"),
+    ("n_pixels", "pixels compared", "{:d}"),
+    ("deviance", "deviance per detector pixel", "{:.3f}"),
+    ("expected_deviance", "  expected from photon noise", "{:.3f}"),
+    ("time_s", "time (s)", "{:.1f}"),
+)
+
+
+def _text(value: Any, form: str) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(form.format(part) for part in value)
+    return form.format(value)
+
+
+def figure_lines(columns: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a table with one column per entry; rows that no entry has are left out."""
+    names = list(columns)
+    rows = [
+        (text, [_text(columns[name].get(key), form) for name in names])
+        for key, text, form in _ROWS
+        if any(columns[name].get(key) is not None for name in names)
+    ]
+    left = max([len(text) for text, _ in rows] or [0])
+    widths = [max([len(name)] + [len(cells[i]) for _, cells in rows]) for i, name in enumerate(names)]
+
+    def line(text: str, cells: list[str]) -> str:
+        return "  ".join(
+            [text.ljust(left), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))]
+        ).rstrip()
+
+    return [line("", names), *(line(text, cells) for text, cells in rows)]
+
+
+def print_summary(metrics: dict[str, Any], out: Path, stages: Iterable[str]) -> None:
+    """Where the results are, and the figures of each stage."""
+    columns = {name: metrics[name] for name in stages}
+    compared = metrics.get("compared_with")
+    click.echo()
+    for line in figure_lines(columns):
+        click.echo(line)
+    click.echo()
+    if compared:
+        click.echo(f"Compared with: {compared}")
+    else:
+        click.echo("Compared with nothing: no reference was given, and the scan carries no true object.")
+    for note in metrics.get("notes") or []:
+        click.echo(f"Note: {note}")
+    times = metrics.get("times_s") or {}
+    if times:
+        click.echo("Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items()))
+    click.echo(f"Results are in {out}: start with phase.png; the object is in reconstruction.npz.")
