@@ -77,9 +77,10 @@ def load_model(path: str | Path) -> TrainedModel:
         probe = np.ascontiguousarray(light["probe"]).view(np.complex64)[..., 0]
         guess = np.ascontiguousarray(light["probe_guess"]).view(np.complex64)[..., 0]
         module.set_illumination(probe, light["good_pixels"])
+        settings = dict(archive.config["settings"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"{path}: the archive's weights and configuration do not fit this version ({error}). Train the model again."
         ) from error
     module.eval()
-    return TrainedModel(module, guess, archive.config.get("settings", {}))
+    return TrainedModel(module, guess, settings)

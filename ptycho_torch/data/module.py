@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
@@ -53,6 +54,8 @@ class BlockDataModule(LightningDataModule):
             self._dataset,
             batch_size=None,
             sampler=sampler,
+            # its own generator: a loader's seed must not be drawn from the caller's
+            generator=torch.Generator().manual_seed(0),
             num_workers=workers,
             pin_memory=execution.pin_memory,
             persistent_workers=execution.persistent_workers and workers > 0,

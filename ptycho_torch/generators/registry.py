@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from ptycho.errors import InputError
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.generators.base import Generator
 from ptycho_torch.generators.projection_unet import ProjectionUNet
@@ -45,13 +46,13 @@ def build_generator(config: ModelConfig) -> Generator:
     """The network that ``config.architecture`` names, with fresh weights from torch's current seed.
 
     Raises:
-        ValueError: the name is not registered; the message lists those that are.
+        InputError: the name is not registered; the message lists those that are.
     """
     builder = _BUILDERS.get(config.architecture)
     if builder is None:
         near = difflib.get_close_matches(config.architecture, available(), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(
+        raise InputError(
             f"architecture {config.architecture!r} is not available{hint}; choose one of {', '.join(available())}"
         )
     return builder(config)

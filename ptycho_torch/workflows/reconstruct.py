@@ -23,7 +23,7 @@ from ptycho.outcome import Outcome, Stage
 from ptycho.probe import scale_probe_to_counts
 from ptycho.raw_data import RawData
 from ptycho_torch import calibration, config_bridge, lightning_utils
-from ptycho_torch.archive import load_model, save_model
+from ptycho_torch.archive import TrainedModel, load_model, save_model
 from ptycho_torch.config_params import InferenceConfig as TorchInferenceConfig
 from ptycho_torch.data.blocks import PlacedScan
 from ptycho_torch.data.module import BlockDataModule
@@ -114,7 +114,7 @@ def infer_scan(
         )
     if config is not None and config.n_subsample is not None:
         raw = _subsample(raw, config.n_subsample, config.subsample_seed)
-    probe, note = _probe_for(raw, trained.module.probe.numpy(), trained.probe_guess)
+    probe, note = _probe_for(raw, trained)
     module = trained.module
     if execution.inference_batch_size is not None:
         module.inference_config = TorchInferenceConfig(batch_size=execution.inference_batch_size)
@@ -243,6 +243,8 @@ def _fit(
     arguments["callbacks"] += [history, plateau]
     with lightning_utils.quiet_lightning():
         pl.Trainer(**arguments).fit(module, datamodule=data)
+    # the CSV logger's own copy of the configuration; the archive and metrics.json have it
+    (output_dir / "hparams.yaml").unlink(missing_ok=True)
     best = lightning_utils.find_best_checkpoint(output_dir) if execution.enable_checkpointing else None
     if best is not None:
         state: dict[str, Any] = torch.load(best, map_location="cpu", weights_only=True)
@@ -250,18 +252,16 @@ def _fit(
     return history.losses, time.perf_counter() - start
 
 
-def _probe_for(
-    raw: RawData, refined: NDArray[np.complex64], guess: NDArray[np.complex64]
-) -> tuple[NDArray[np.complex64], str]:
+def _probe_for(raw: RawData, trained: TrainedModel) -> tuple[NDArray[np.complex64], str]:
     """The probe to reconstruct ``raw`` with, scaled to its counts, and a sentence that says which."""
     mean = raw.mean_counts_per_frame()
-    if raw.probeGuess is None:
-        chosen, note = refined, "The scan has no probe: the one refined in training is used."
-    elif _correlation(raw.probe, guess) > SAME_PROBE:
-        chosen, note = refined, "The scan's probe is the training guess: the one refined in training is used."
-    else:
-        chosen, note = raw.probe, "The scan's own probe is used; it differs from the training guess."
-    return scale_probe_to_counts(chosen, mean, raw.good_pixels), note
+    if raw.probeGuess is not None and _correlation(raw.probe, trained.probe_guess) <= SAME_PROBE:
+        own = scale_probe_to_counts(raw.probe, mean, raw.good_pixels)
+        return own, "The scan's own probe is used; it differs from the training guess."
+    # by the ratio of the doses, so that the training scan itself gets the probe it was trained with, to the bit
+    ratio = np.float32(np.sqrt(mean / trained.settings["mean_counts_per_frame"]))
+    why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
+    return trained.module.probe.numpy() * ratio, f"{why}: the one refined in training is used."
 
 
 def _correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:

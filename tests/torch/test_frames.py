@@ -1,0 +1,108 @@
+"""The two ways of looking at frames, as a block and as a stream, agree."""
+
+import numpy as np
+import pytest
+import torch
+from small_scans import small_scan
+
+from ptycho.metrics import expected_deviance, poisson_deviance
+from ptycho_torch import reassembly
+from ptycho_torch.calibration import scaled_guess
+from ptycho_torch.data.blocks import PlacedScan
+from ptycho_torch.generators.unet import UNet
+from ptycho_torch.physics.detector import centred_order
+from ptycho_torch.reassembly import StreamedFrames
+from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return PlacedScan.of(small_scan(40))
+
+
+@pytest.fixture(scope="module")
+def probe(scan):
+    return torch.from_numpy(scaled_guess(scan.raw))
+
+
+def whole_block(scan, probe, used=None):
+    counts = scan.counts(torch.arange(scan.raw.n_frames))[None]
+    return BlockFrames(
+        counts, probe, scan.starts[None], scan.fractions[None], scan.canvas.shape, torch.from_numpy(scan.raw.good_pixels),
+        used,
+    )  # fmt: skip
+
+
+def stream(scan, probe, batch_size):
+    return StreamedFrames(scan, probe, torch.from_numpy(scan.raw.good_pixels), batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_a_stream_gives_what_one_block_gives(scan, probe, batch_size):
+    block, streamed = whole_block(scan, probe), stream(scan, probe, batch_size)
+    torch.testing.assert_close(streamed.illumination(), block.illumination(), rtol=1e-5, atol=1e-6)
+    canvas = block.project(block.vacuum(), 4)
+    torch.testing.assert_close(streamed.project(streamed.vacuum(), 4), canvas, rtol=1e-4, atol=1e-4)
+
+
+def test_no_projection_is_no_change(scan, probe):
+    streamed = stream(scan, probe, 16)
+    assert torch.equal(streamed.project(streamed.vacuum(), 0), streamed.vacuum())
+
+
+def test_tiles_give_what_the_whole_canvas_gives(scan, probe, monkeypatch):
+    torch.manual_seed(1)
+    net = UNet(3, 2, (4, 8, 8))
+    torch.nn.init.normal_(net.head.weight)
+    features = torch.randn(1, 3, 301, 233)
+    whole = net(features)
+    monkeypatch.setattr(reassembly, "TILE_PX", 64)
+    torch.testing.assert_close(stream(scan, probe, 16).apply(net, features), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_withheld_frame_has_no_say(scan, probe):
+    used = torch.ones(1, scan.raw.n_frames, dtype=torch.bool)
+    used[0, 5] = False
+    without = whole_block(scan, probe, used)
+    spoilt = whole_block(scan, probe, used)
+    spoilt._amplitudes[0, 5] = 1e3
+    torch.testing.assert_close(
+        without.project(without.vacuum(), 3), spoilt.project(spoilt.vacuum(), 3), rtol=1e-5, atol=1e-5
+    )
+    kept = whole_block(scan, probe)
+    assert (kept.project(kept.vacuum(), 3) - without.project(without.vacuum(), 3)).abs().max() > 1e-3
+
+
+def test_the_streamed_deviance_is_that_of_the_rates(scan, probe):
+    streamed, block = stream(scan, probe, 11), whole_block(scan, probe)
+    canvas = streamed.project(streamed.vacuum(), 3)
+    rates = centred_order(block.rates(canvas))[0].numpy()
+    counts = scan.raw.diff3d.astype(np.float64)
+    found, expected = streamed.deviance(canvas)
+    assert found == pytest.approx(poisson_deviance(rates, counts), rel=1e-3)
+    assert expected == pytest.approx(expected_deviance(rates), rel=1e-3)
+
+
+def test_a_block_keeps_the_relative_placement():
+    starts = torch.tensor([[[10, 20], [14, 17]], [[3, 3], [3, 9]]])
+    local, shape = relative_to_block(starts, 8)
+    assert local.tolist() == [[[0, 3], [4, 0]], [[0, 0], [0, 6]]]
+    assert shape == (12, 14)
+
+
+def test_masked_pixels_may_hold_anything():
+    raw = small_scan(20)
+    frames = raw.diff3d.astype(np.float32)
+    frames[:, 3, 4] = np.nan
+    bad = np.zeros((raw.N, raw.N), bool)
+    bad[3, 4] = True
+    masked = type(raw)(
+        raw.xcoords, raw.ycoords, raw.xcoords, raw.ycoords, frames, raw.probeGuess, raw.scan_index,
+        bad_pixels=bad, measurement_domain="intensity",
+    )  # fmt: skip
+    placed = PlacedScan.of(masked)
+    assert torch.isfinite(placed.counts(torch.arange(20))).all()
+    streamed = stream(placed, torch.from_numpy(scaled_guess(masked)), 8)
+    canvas = streamed.project(streamed.vacuum(), 3)
+    assert torch.isfinite(canvas.abs()).all()
+    assert np.isfinite(streamed.deviance(canvas)).all()

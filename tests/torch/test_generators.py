@@ -1,0 +1,61 @@
+"""Networks: what they start from, what they can see, and how they are found."""
+
+import pytest
+import torch
+
+from ptycho.errors import InputError
+from ptycho_torch.config_params import ModelConfig
+from ptycho_torch.generators.projection_unet import ProjectionUNet, apply_correction, correction_features
+from ptycho_torch.generators.registry import available, build_generator, register
+from ptycho_torch.generators.unet import UNet
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match=r"projection_unnet.*did you mean 'projection_unet'"):
+        build_generator(ModelConfig(architecture="projection_unnet"))
+    assert "projection_unet" in available()
+
+
+def test_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match="registered already"):
+        register("projection_unet", lambda config: ProjectionUNet())
+
+
+def test_the_configuration_shapes_the_network():
+    small = build_generator(ModelConfig(unet_channels=4, stages=3, projection_steps=7, later_projection_steps=2))
+    assert isinstance(small, ProjectionUNet)
+    assert small.steps == [7, 2, 2]
+    assert len(small.correctors) == 2, "stages after the second share its weights"
+    assert small.correctors[0].encoder[0].first.out_channels == 4
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (45, 37), (64, 90)])
+def test_the_unet_takes_any_size_and_starts_at_zero(shape):
+    net = UNet(5, 2, (4, 8, 12))
+    assert net(torch.randn(2, 5, *shape)).shape == (2, 2, *shape)
+    assert net(torch.randn(1, 5, *shape)).abs().max() == 0
+
+
+def test_the_unet_sees_no_farther_than_its_halo():
+    torch.manual_seed(0)
+    net = UNet(1, 1, (4, 4, 4))
+    torch.nn.init.normal_(net.head.weight)
+    image = torch.zeros(1, 1, 160, 160, requires_grad=True)
+    net(image)[0, 0, 81, 79].backward()
+    rows, cols = image.grad[0, 0].nonzero(as_tuple=True)
+    reach = max((rows - 81).abs().max(), (cols - 79).abs().max())
+    assert 10 < reach <= net.halo_px
+    assert net.halo_px % net.stride == 0
+
+
+def test_the_correction_is_bounded_and_zero_changes_nothing():
+    canvas = torch.polar(torch.rand(1, 8, 8) + 0.5, torch.rand(1, 8, 8))
+    torch.testing.assert_close(apply_correction(canvas, torch.zeros(1, 2, 8, 8)), canvas)
+    far = apply_correction(canvas, torch.full((1, 2, 8, 8), 1e6)) / canvas
+    torch.testing.assert_close(far.abs(), torch.full((1, 8, 8), 7.389056))
+    assert torch.isfinite(far).all()
+
+
+def test_vacuum_without_light_gives_no_features():
+    canvas = torch.ones(1, 8, 8, dtype=torch.complex64)
+    assert correction_features(canvas, canvas, torch.zeros(1, 8, 8)).abs().max() == 0
