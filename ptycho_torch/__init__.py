@@ -1,5 +1,8 @@
 """The PyTorch backend: physics, solvers, networks, training and stitching."""
 
+import importlib
+from typing import Any
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
@@ -9,3 +12,20 @@ except ImportError as error:
     ) from error
 
 TORCH_AVAILABLE = True
+
+_LAZY = {
+    "to_model_config": "ptycho_torch.config_bridge",
+    "to_training_config": "ptycho_torch.config_bridge",
+    "to_inference_config": "ptycho_torch.config_bridge",
+}
+"""Names of the package that are looked up in a module when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho.errors import InputError
 from ptycho.model_manager import load_archive, save_archive
+from ptycho_torch.config_params import as_plain
 from ptycho_torch.model import PtychoPINN_Lightning
 
 BACKEND = "pytorch"
@@ -56,7 +57,7 @@ def save_model(
             "good_pixels": module.good_pixels.cpu().numpy(),
         },
     }
-    configs = {name: asdict(config) for name, config in module.configs().items()}
+    configs = {name: as_plain(config) for name, config in module.configs().items()}
     save_archive(path, models, {**configs, "settings": settings}, BACKEND)
 
 

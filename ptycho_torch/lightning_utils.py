@@ -20,6 +20,7 @@ from ptycho.errors import InputError
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
+BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 _ACCELERATORS = {"cuda": "gpu"}
 
 
@@ -33,6 +34,20 @@ def monitored_metric(execution: PyTorchExecutionConfig, loss_name: str, val_loss
     if asked == "val_loss":
         return val_loss_name if has_val else loss_name
     return loss_name if asked == "train_loss" else asked
+
+
+class LastCheckpoint(pl_callbacks.Callback):
+    """Keep the newest epoch as ``last.ckpt``.
+
+    ModelCheckpoint's own ``save_last`` follows its best one and stays behind when nothing gets better.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint."""
+        trainer.save_checkpoint(self.folder / LAST_CHECKPOINT)
 
 
 class PlateauStop(pl_callbacks.Callback):
@@ -67,14 +82,14 @@ def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor:
         made.append(
             pl_callbacks.ModelCheckpoint(
                 dirpath=output_dir / CHECKPOINT_FOLDER,
-                filename="best",
+                filename=BEST_CHECKPOINT.removesuffix(".ckpt"),
                 monitor=monitor,
                 mode=execution.checkpoint_mode,
                 save_top_k=execution.checkpoint_save_top_k,
-                save_last=True,
                 enable_version_counter=execution.checkpoint_save_top_k > 1,
             )
         )
+        made.append(LastCheckpoint(output_dir / CHECKPOINT_FOLDER))
     made.append(
         pl_callbacks.EarlyStopping(
             monitor=monitor, mode=execution.checkpoint_mode, patience=execution.early_stop_patience,
@@ -87,16 +102,27 @@ def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor:
 
 
 def make_logger(execution: PyTorchExecutionConfig, output_dir: Path) -> Any:
-    """The logger for ``execution.logger_backend``; False for none.
+    """The logger for ``execution.logger_backend``, writing below ``output_dir``; False for none.
 
     Raises:
-        InputError: a logger that this version does not have.
+        InputError: the package that the logger needs is not installed.
     """
-    if execution.logger_backend is None:
+    backend = execution.logger_backend
+    if backend is None:
         return False
-    if execution.logger_backend == "csv":
+    if backend == "csv":
         return pl_loggers.CSVLogger(save_dir=output_dir, name="", version="")
-    raise InputError(f"logger_backend {execution.logger_backend!r} does not act in this version; choose 'csv' or None.")
+    try:
+        if backend == "tensorboard":
+            return pl_loggers.TensorBoardLogger(save_dir=output_dir, name="tensorboard", version="")
+        return pl_loggers.MLFlowLogger(
+            experiment_name="ptychopinn", tracking_uri=(output_dir / "mlruns").resolve().as_uri()
+        )
+    except ImportError as error:
+        raise InputError(
+            f"logger_backend {backend!r} needs a package that is not installed ({error}). "
+            f"Install it with: pip install 'ptychopinn[{backend}]', or choose 'csv'."
+        ) from error
 
 
 def trainer_arguments(
@@ -104,11 +130,10 @@ def trainer_arguments(
 ) -> dict[str, Any]:
     """Keyword arguments of ``lightning.pytorch.Trainer``.
 
-    Raises:
-        InputError: gradient clipping of a kind the Trainer does not know.
+    Adaptive clipping ("agc") is the module's own work, see :func:`clip_adaptively`; the Trainer then only
+    hands it the value.
     """
-    if execution.gradient_clip_val is not None and execution.gradient_clip_algorithm == "agc":
-        raise InputError("gradient_clip_algorithm 'agc' does not act in this version; choose 'norm' or 'value'.")
+    adaptive = execution.gradient_clip_algorithm == "agc"
     return {
         "max_epochs": max_epochs,
         "max_time": None if max_time_s is None else timedelta(seconds=max_time_s),
@@ -118,7 +143,7 @@ def trainer_arguments(
         "precision": execution.precision,
         "deterministic": execution.deterministic,
         "gradient_clip_val": execution.gradient_clip_val,
-        "gradient_clip_algorithm": execution.gradient_clip_algorithm,
+        "gradient_clip_algorithm": None if adaptive else execution.gradient_clip_algorithm,
         "accumulate_grad_batches": execution.accum_steps,
         "enable_progress_bar": execution.enable_progress_bar,
         "enable_checkpointing": execution.enable_checkpointing,
@@ -134,7 +159,7 @@ def trainer_arguments(
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
     """The best checkpoint below a run's folder, else the last one, else None."""
     folder = Path(run_dir) / CHECKPOINT_FOLDER
-    for name in ("best.ckpt", "last.ckpt"):
+    for name in (BEST_CHECKPOINT, LAST_CHECKPOINT):
         if (folder / name).is_file():
             return folder / name
     found = sorted(folder.glob("*.ckpt"))

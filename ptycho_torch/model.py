@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,10 +17,11 @@ from ptycho_torch.config_params import (
     ModelConfig,
     TrainingConfig,
     as_config,
+    as_plain,
 )
 from ptycho_torch.data.blocks import BlockBatch
 from ptycho_torch.generators.registry import build_generator
-from ptycho_torch.optimisers import make_optimiser, make_scheduler
+from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
 from ptycho_torch.physics.illumination import probe_to_complex, probe_to_real
 from ptycho_torch.physics.likelihood import amplitude_mae, poisson_nll
 from ptycho_torch.solvers.frames import BlockFrames
@@ -56,7 +56,7 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         self.training_config = as_config(TrainingConfig, training_config)
         self.inference_config = as_config(InferenceConfig, inference_config)
         # plain types only: such a checkpoint loads under weights_only=True, anywhere
-        self.save_hyperparameters({name: _plain(config) for name, config in self.configs().items()})
+        self.save_hyperparameters({name: as_plain(config) for name, config in self.configs().items()})
         self.generator = build_generator(self.model_config)
         n = self.data_config.N
         self.probe_parts: Tensor
@@ -137,13 +137,18 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         """True if the output was a constant for the last two epochs or more."""
         return self._flat_epochs >= 2
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as the Trainer was told, or adaptively, which Lightning does not know."""
+        if gradient_clip_val and self.training_config.gradient_clip_algorithm == "agc":
+            clip_adaptively(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> Any:
         optimiser = make_optimiser(self.parameters(), self.training_config)
         scheduler = make_scheduler(optimiser, self.training_config, self.loss_name)
         if scheduler is None:
             return optimiser
         return {"optimizer": optimiser, "lr_scheduler": scheduler}
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}

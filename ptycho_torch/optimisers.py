@@ -10,16 +10,17 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau
 
+from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 
-SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "Cosine", "ReduceLROnPlateau", "Adaptive")
+SCHEDULERS = ("Default", "Exponential", "MultiStage", "WarmupCosine", "Cosine", "ReduceLROnPlateau", "Adaptive")
 
 
 def make_optimiser(parameters: Iterable[Parameter], config: TrainingConfig) -> Optimizer:
     """The optimiser that ``config.optimizer`` names.
 
     Raises:
-        ValueError: it is none of adam, adamw, sgd.
+        InputError: it is none of adam, adamw, sgd.
     """
     lr, decay = config.learning_rate, config.weight_decay
     betas = (config.adam_beta1, config.adam_beta2)
@@ -29,7 +30,34 @@ def make_optimiser(parameters: Iterable[Parameter], config: TrainingConfig) -> O
         return AdamW(parameters, lr=lr, betas=betas, weight_decay=decay)
     if config.optimizer == "sgd":
         return SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay)
-    raise ValueError(f"optimizer {config.optimizer!r} is unknown; choose adam, adamw or sgd")
+    raise InputError(f"optimizer {config.optimizer!r} is unknown; choose adam, adamw or sgd")
+
+
+def clip_adaptively(parameters: Iterable[Parameter], ratio: float) -> None:
+    """Scale down gradients that are large for their weights (A. Brock et al., ICML 2021, eq. 3).
+
+    For each output unit, the norm of the gradient is limited to ``ratio`` times the norm of the weights
+    (at least 1e-3).
+
+    Args:
+        parameters: with gradients; changed in place.
+        ratio: the limit.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        weight, gradient = parameter.detach(), parameter.grad
+        axes = tuple(range(1, weight.ndim)) if weight.ndim > 1 else (0,)
+        limit = ratio * weight.square().sum(axes, keepdim=True).sqrt().clamp(min=1e-3)
+        norm = gradient.square().sum(axes, keepdim=True).sqrt()
+        gradient.mul_((limit / norm.clamp(min=1e-12)).clamp(max=1.0))
+
+
+def _multi_stage(config: TrainingConfig) -> Any:
+    """Full rate in the first two stages, a fraction of it in the third; stages unset are thirds of the run."""
+    lengths = (config.stage_1_epochs, config.stage_2_epochs)
+    last_starts = sum(lengths) if any(lengths) else 2 * config.epochs // 3
+    return lambda epoch: config.stage_3_lr_factor if epoch >= last_starts else 1.0
 
 
 def _warmup_cosine(config: TrainingConfig) -> Any:
@@ -53,7 +81,7 @@ def make_scheduler(optimiser: Optimizer, config: TrainingConfig, monitor: str) -
         monitor: the logged loss that "ReduceLROnPlateau" watches.
 
     Raises:
-        ValueError: unknown name; the message lists the valid ones.
+        InputError: unknown name; the message lists the valid ones.
     """
     if config.scheduler == "Default":
         return None
@@ -62,10 +90,12 @@ def make_scheduler(optimiser: Optimizer, config: TrainingConfig, monitor: str) -
         return {"scheduler": ExponentialLR(optimiser, gamma=rate), "interval": "epoch"}
     if config.scheduler in ("WarmupCosine", "Cosine"):
         return {"scheduler": LambdaLR(optimiser, _warmup_cosine(config)), "interval": "epoch"}
+    if config.scheduler == "MultiStage":
+        return {"scheduler": LambdaLR(optimiser, _multi_stage(config)), "interval": "epoch"}
     if config.scheduler in ("ReduceLROnPlateau", "Adaptive"):
         plateau = ReduceLROnPlateau(
             optimiser, factor=config.plateau_factor, patience=config.plateau_patience,
             min_lr=config.plateau_min_lr, threshold=config.plateau_threshold,
         )  # fmt: skip
         return {"scheduler": plateau, "interval": "epoch", "monitor": monitor}
-    raise ValueError(f"scheduler {config.scheduler!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
+    raise InputError(f"scheduler {config.scheduler!r} is unknown; choose one of {', '.join(SCHEDULERS)}")

@@ -73,7 +73,7 @@ def use_made_up_backend(monkeypatch):
         return made_up_outcome(raw)
 
     def infer_scan(model_path, raw, config=None, execution=None):
-        calls.infer = SimpleNamespace(model_path=model_path, raw=raw, execution=execution)
+        calls.infer = SimpleNamespace(model_path=model_path, raw=raw, config=config, execution=execution)
         return made_up_outcome(raw)
 
     monkeypatch.setattr(

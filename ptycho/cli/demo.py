@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ptycho.cli import shared
+from ptycho.cli.knobs import SEED, knob_options
 from ptycho.cli.logs import verbosity_options
 
 __all__ = ["demo"]
@@ -16,12 +17,11 @@ logger = logging.getLogger(__name__)
 
 SCAN_NAME = "scan.npz"
 MAX_TIME_S = 120.0  # keeps slow machines to a few minutes; two cores need less
-_SEED = next(knob for knob in shared.TRAINING_KNOBS if knob.field == "seed")
 
 
 @click.command(short_help="Simulate a scan, reconstruct it, check the result.")
 @shared.output_options(default="demo_output")
-@shared.knob_options(_SEED)
+@knob_options(SEED)
 @verbosity_options
 def demo(output_dir: Path, overwrite: bool, seed: int) -> None:
     """Simulate a scan, train on it, and compare the result with the truth.

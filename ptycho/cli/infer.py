@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptycho.cli import shared
+from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, HeadedCommand, knob_options
 from ptycho.cli.logs import verbosity_options
+from ptycho.cli.resolve import Settings, resolve
+from ptycho.config.execution import PyTorchExecutionConfig
+from ptycho.config.models import InferenceConfig, ModelConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from ptycho.raw_data import RawData
 
 __all__ = ["infer"]
 
 
-@click.command()
+@click.command(cls=HeadedCommand)
 @click.argument("model", type=shared.FILE)
 @click.argument("scan", type=shared.FILE)
 @shared.output_options()
+@shared.config_options
 @shared.scan_options
-@shared.knob_options(*shared.EXECUTION_KNOBS)
 @shared.comparison_options
+@knob_options(*INFERENCE_KNOBS)
 @verbosity_options
+@click.pass_context
 def infer(
-    model: Path,
-    scan: Path,
-    output_dir: Path,
-    overwrite: bool,
-    crop: int | None,
-    reference: Path | None,
-    half: int | None,
-    **values: Any,
-) -> None:
+    ctx: click.Context, model: Path, scan: Path, overwrite: bool, config_file: Path | None, dry_run: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Reconstruct SCAN with a trained MODEL.
 
     MODEL is the output folder of `ptychopinn train`, or the wts.h5.zip in it. The scan must be cropped as the
@@ -43,16 +46,51 @@ def infer(
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import RESULT_FILES, check_output_dir, clear_results, write_outputs
 
-    inputs = [path for path in (scan, reference) if path is not None]
-    out = check_output_dir(output_dir, overwrite=overwrite, replaces=RESULT_FILES, inputs=inputs)
+    settings = resolve(ctx, options, config_file)
+    folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
+    inputs = [path for path in (scan, settings.get("reference"), config_file) if path is not None]
+    out = check_output_dir(folder, overwrite=overwrite, replaces=RESULT_FILES, inputs=inputs)
     archive = _find_model(model)
-    raw = shared.load_scan(scan, crop, values, needs_probe=False)
-    wanted = shared.load_reference(reference)
-    execution = shared.execution_config(values)
-    outcome = shared.load_backend().infer_scan(archive, raw, execution=execution)
+    raw = shared.load_scan(scan, settings.values, needs_probe=False)
+    wanted = shared.load_reference(settings.get("reference"))
+    execution = shared.execution_config(settings.values)
+    config = shared.build_config(
+        InferenceConfig, settings.values,
+        model=ModelConfig(N=raw.N), model_path=archive, test_data_file=scan, output_dir=out,
+    )  # fmt: skip
+    # The archive's configuration is not in these: it was checked when the model was trained.
+    notes = shared.check_settings(config, execution)
+    if dry_run:
+        _describe(config, execution, raw, settings, notes, config_file)
+        return
+    shared.set_threads(settings.get("threads"))
+    outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution)
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
     clear_results(out, RESULT_FILES)
-    print_summary(write_outputs(out, outcome, raw, wanted, half=half), out, outcome.stages)
+    metrics = write_outputs(out, outcome, raw, wanted, half=settings.get("half"))
+    print_summary(metrics, out, outcome.stages)
+
+
+def _describe(
+    config: InferenceConfig, execution: PyTorchExecutionConfig, raw: RawData, settings: Settings,
+    notes: list[str], config_file: Path | None,
+) -> None:  # fmt: skip
+    """The dry run: what the run would do."""
+    from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
+
+    paths = {"model": config.model_path, "scan": config.test_data_file, "output_dir": config.output_dir}
+    fields = [knob.field for knob in INFERENCE_KNOBS]
+    about_scan = shared.build_config(TrainingConfig, settings.values, model=config.model)
+    sections = {
+        "command": rows_of_command(settings, paths),
+        "scan": [
+            *rows_of_config(config.model, settings, raw, ["N"]),
+            *rows_of_config(about_scan, settings, raw, [knob.field for knob in SCAN_KNOBS]),
+        ],
+        "inference": rows_of_config(config, settings, raw, fields),
+        "execution": rows_of_config(execution, settings, raw, fields),
+    }
+    print_dry_run(sections, notes, config_file)
 
 
 def _find_model(model: Path) -> Path:

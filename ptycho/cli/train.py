@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptycho.cli import shared
+from ptycho.cli.knobs import TRAINING_KNOBS, HeadedCommand, knob_options
 from ptycho.cli.logs import verbosity_options
+from ptycho.cli.resolve import Settings, resolve
+
+if TYPE_CHECKING:
+    from ptycho.raw_data import RawData
 
 __all__ = ["train"]
 
 
-@click.command()
+@click.command(cls=HeadedCommand)
 @click.argument("scan", type=shared.FILE)
 @shared.output_options()
+@shared.config_options
 @shared.scan_options
-@shared.knob_options(*shared.TRAINING_KNOBS, *shared.EXECUTION_KNOBS)
 @shared.comparison_options
+@knob_options(*TRAINING_KNOBS)
 @verbosity_options
+@click.pass_context
 def train(
-    scan: Path,
-    output_dir: Path,
-    overwrite: bool,
-    crop: int | None,
-    reference: Path | None,
-    half: int | None,
-    **values: Any,
+    ctx: click.Context, scan: Path, overwrite: bool, config_file: Path | None, dry_run: bool, **options: Any
 ) -> None:
     """Train a network on SCAN and reconstruct its object.
 
@@ -41,9 +42,29 @@ def train(
     """
     from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, check_output_dir
 
-    inputs = [path for path in (scan, reference) if path is not None]
+    settings = resolve(ctx, options, config_file)
+    folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
+    inputs = [path for path in (scan, settings.get("reference"), config_file) if path is not None]
     names = (*MODEL_FILES, *RESULT_FILES)
-    out = check_output_dir(output_dir, overwrite=overwrite, replaces=names, inputs=inputs)
-    raw = shared.load_scan(scan, crop, values)
-    wanted = shared.load_reference(reference)
-    shared.train_and_report(raw, scan, out, values, reference=wanted, half=half)
+    out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs)
+    raw = shared.load_scan(scan, settings.values)
+    wanted = shared.load_reference(settings.get("reference"))
+    if dry_run:
+        _describe(raw, scan, out, settings, config_file)
+        return
+    shared.train_and_report(raw, scan, out, settings.values, reference=wanted, half=settings.get("half"))
+
+
+def _describe(raw: RawData, scan: Path, out: Path, settings: Settings, config_file: Path | None) -> None:
+    """The dry run: refuse what the run would refuse, else print what it would do."""
+    from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
+
+    config, execution = shared.training_configs(raw, scan, out, settings.values)
+    notes = shared.check_settings(config.model, config, execution)
+    sections = {
+        "command": rows_of_command(settings, {"scan": scan, "output_dir": out}),
+        "model": rows_of_config(config.model, settings, raw),
+        "training": rows_of_config(config, settings, raw),
+        "execution": rows_of_config(execution, settings, raw),
+    }
+    print_dry_run(sections, notes, config_file)

@@ -135,6 +135,8 @@ def validate_training_config(config: TrainingConfig, architectures: Iterable[str
         )
     if config.max_time_s is not None:
         _real("max_time_s", config.max_time_s, above=0.0)
+    _real("stop_improvement", config.stop_improvement, least=0.0)
+    _whole("stop_window", config.stop_window, 1)
     _whole("seed", config.seed, 0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -18,6 +20,8 @@ from ptycho_torch.data.blocks import (
     ValidationBlocks,
     split_frames,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class BlockDataModule(LightningDataModule):
@@ -45,11 +49,14 @@ class BlockDataModule(LightningDataModule):
         per_batch = max(1, round(training_config.batch_size * data_config.C / block))
         max_blocks = None if n_groups is None else max(1, -(-n_groups * data_config.C // block))
         self._train = TrainingBlocks(xy, train, block, per_batch, training_config.seed, max_blocks)
-        self._val = ValidationBlocks(xy, withheld, block, training_config.seed) if len(withheld) else None
+        val_blocks = max(1, self._train.n_blocks // 2)
+        self._val = ValidationBlocks(xy, withheld, block, val_blocks, training_config.seed) if len(withheld) else None
 
     def _loader(self, sampler: Sampler[BlockRequest]) -> DataLoader[BlockBatch]:
         execution = self._execution
         workers = execution.num_workers
+        if workers == 0 and (execution.persistent_workers or execution.prefetch_factor is not None):
+            logger.warning("persistent_workers and prefetch_factor do not act without workers (num_workers=0).")
         return DataLoader(
             self._dataset,
             batch_size=None,

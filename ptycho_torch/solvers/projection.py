@@ -26,7 +26,7 @@ def momentum(step: int) -> float:
     """Weight of the extrapolation after step 0, 1, ...: k / (k + 3), Nesterov's schedule.
 
     Averaged projections are gradient steps on the amplitude misfit, and slow for what varies slowly over
-    the object; extrapolating makes 8 steps worth about 20 (docs/findings.md).
+    the object; extrapolating makes 16 steps worth about 40 (docs/findings.md, ACCEL-001).
     """
     return step / (step + 3)
 

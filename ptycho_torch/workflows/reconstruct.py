@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ptycho import params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
+from ptycho.domain import canonical_domain
 from ptycho.errors import InputError
 from ptycho.geometry import coverage_map
 from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.probe import scale_probe_to_counts
 from ptycho.raw_data import RawData
-from ptycho_torch import calibration, config_bridge, lightning_utils
+from ptycho_torch import calibration, config_bridge, lightning_utils, settings
 from ptycho_torch.archive import TrainedModel, load_model, save_model
-from ptycho_torch.config_params import InferenceConfig as TorchInferenceConfig
 from ptycho_torch.data.blocks import PlacedScan
 from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.model import PtychoPINN_Lightning
@@ -57,26 +57,30 @@ def train_scan(
         InputError: a scan that cannot be trained on, or a setting that does not act.
     """
     started = time.perf_counter()
-    execution = PyTorchExecutionConfig() if execution is None else dataclasses.replace(execution)
+    execution = PyTorchExecutionConfig() if execution is None else execution
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=raw.N))
-    notes = config_bridge.check_settings(config.model, config, execution)
+    execution = config_bridge.merge_execution(config, execution)
+    notes = settings.check_settings(config.model, config, execution)
     update_legacy_dict(params.cfg, config)
     raw = _chosen_frames(raw, config)
+    _check_domain(raw, config)
     notes.append(f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}")
     guess = calibration.scaled_guess(raw)
+    module = _new_module(raw, config, execution, guess)  # first: a setting it refuses should not cost a calibration
     probe, calibration_s = _calibrated(raw, guess, config, execution)
     if config.calibrate_probe:
         notes.append("The probe was refined before training; the result uses the refined one.")
-    module = _new_module(raw, config, execution, probe)
+    module.set_illumination(probe, raw.good_pixels)
     remaining = None if config.max_time_s is None else max(1.0, config.max_time_s - calibration_s)
     scan = PlacedScan.of(raw)
     losses, training_s = _fit(module, scan, config, execution, Path(output_dir), remaining)
     if module.collapsed:
         notes.append("The network's output collapsed to a constant: its figures mean nothing.")
-    settings = _settings(config, execution, raw)
-    save_model(Path(output_dir) / ARCHIVE_NAME, module, guess, settings)
-    outcome = reconstruct(module, scan)
-    outcome.losses, outcome.settings = losses, settings
+    resolved = _settings(config, execution, raw)
+    save_model(Path(output_dir) / ARCHIVE_NAME, module, guess, resolved)
+    # the Trainer may leave the module on the CPU
+    outcome = reconstruct(module.to(_device(execution)), scan)
+    outcome.losses, outcome.settings = losses, resolved
     outcome.notes[:0] = notes
     outcome.timings_s = {
         "calibration": calibration_s, "training": training_s, **outcome.timings_s,
@@ -105,6 +109,10 @@ def infer_scan(
     """
     started = time.perf_counter()
     execution = PyTorchExecutionConfig() if execution is None else execution
+    given = () if config is None else (config.model, config)
+    notes = settings.check_settings(*given, execution)
+    if config is not None:
+        update_legacy_dict(params.cfg, config)
     trained = load_model(model_path)
     expected = trained.module.data_config.N
     if raw.N != expected:
@@ -117,12 +125,14 @@ def infer_scan(
     probe, note = _probe_for(raw, trained)
     module = trained.module
     if execution.inference_batch_size is not None:
-        module.inference_config = TorchInferenceConfig(batch_size=execution.inference_batch_size)
+        module.inference_config = dataclasses.replace(
+            module.inference_config, batch_size=execution.inference_batch_size
+        )
     module.probe_parts = torch.view_as_real(torch.from_numpy(np.ascontiguousarray(probe)))
     module.good_pixels = torch.from_numpy(raw.good_pixels.copy())
     module.to(_device(execution))
     outcome = reconstruct(module, PlacedScan.of(raw))
-    outcome.notes[:0] = [f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}", note]
+    outcome.notes[:0] = [*notes, f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}", note]
     outcome.settings = trained.settings
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
@@ -179,6 +189,16 @@ def _chosen_frames(raw: RawData, config: TrainingConfig) -> RawData:
     return raw
 
 
+def _check_domain(raw: RawData, config: TrainingConfig) -> None:
+    """A domain stated in the configuration must be the one in which the scan was read."""
+    if canonical_domain(config.measurement_domain) not in ("auto", raw.measurement_domain):
+        raise InputError(
+            f"{raw.source}: read as {raw.measurement_domain} ({raw.domain_reason}), but the training config says "
+            f"measurement_domain={config.measurement_domain!r}. State it where the scan is read: "
+            f"RawData.from_file(path, measurement_domain={config.measurement_domain!r})."
+        )
+
+
 def _calibrated(
     raw: RawData, guess: NDArray[np.complex64], config: TrainingConfig, execution: PyTorchExecutionConfig
 ) -> tuple[NDArray[np.complex64], float]:
@@ -198,15 +218,13 @@ def _new_module(
     raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig, probe: NDArray[np.complex64]
 ) -> PtychoPINN_Lightning:
     """A module with fresh weights; the caller's random state is left as it was."""
+    data, model, training, inference = config_bridge.create_training_configs(
+        config, execution, N=raw.N, probe_modes=len(probe), measurement_domain=raw.measurement_domain
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module = PtychoPINN_Lightning(
-            model_config=config_bridge.torch_model_config(config.model, config.torch_loss_mode),
-            data_config=config_bridge.torch_data_config(config.model, raw.N, len(probe), raw.measurement_domain),
-            training_config=config_bridge.torch_training_config(config, execution),
-            inference_config=TorchInferenceConfig(
-                **({} if execution.inference_batch_size is None else {"batch_size": execution.inference_batch_size})
-            ),
+            model_config=model, data_config=data, training_config=training, inference_config=inference
         )
     module.set_illumination(probe, raw.good_pixels)
     return module
@@ -261,7 +279,8 @@ def _probe_for(raw: RawData, trained: TrainedModel) -> tuple[NDArray[np.complex6
     # by the ratio of the doses, so that the training scan itself gets the probe it was trained with, to the bit
     ratio = np.float32(np.sqrt(mean / trained.settings["mean_counts_per_frame"]))
     why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
-    return trained.module.probe.numpy() * ratio, f"{why}: the one refined in training is used."
+    scaled = (trained.module.probe.numpy() * ratio).astype(np.complex64)
+    return scaled, f"{why}: the one of the trained model is used."
 
 
 def _correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:

@@ -54,9 +54,7 @@ def test_a_real_scan_agrees_with_the_iterative_reference(tmp_path):
         pytest.skip("SIEMENS_STAR_DIR is not set: the real scan is not here")
     run("train", Path(star) / "scan.npz", "--crop", 64, "--output-dir", tmp_path / "star", cwd=tmp_path)
     reference = Path(star) / "lsqml_200_n64.npz"
-    out, _ = run(
-        "evaluate", tmp_path / "star" / "reconstruction.npz", reference, "--half", 62, "--json", cwd=tmp_path
-    )
+    out, _ = run("evaluate", tmp_path / "star" / "reconstruction.npz", reference, "--half", 62, "--json", cwd=tmp_path)
     times = figures(tmp_path / "star")["times_s"]
     print(f"star: {json.loads(out)['phase_correlation']:.4f}, times {times}")
     assert json.loads(out)["phase_correlation"] >= 0.97

@@ -27,10 +27,8 @@ def probe(scan):
 
 def whole_block(scan, probe, used=None):
     counts = scan.counts(torch.arange(scan.raw.n_frames))[None]
-    return BlockFrames(
-        counts, probe, scan.starts[None], scan.fractions[None], scan.canvas.shape, torch.from_numpy(scan.raw.good_pixels),
-        used,
-    )  # fmt: skip
+    good = torch.from_numpy(scan.raw.good_pixels)
+    return BlockFrames(counts, probe, scan.starts[None], scan.fractions[None], scan.canvas.shape, good, used)
 
 
 def stream(scan, probe, batch_size):

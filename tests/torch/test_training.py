@@ -17,7 +17,7 @@ from ptycho_torch import lightning_utils, model
 from ptycho_torch.archive import load_model
 from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.optimisers import make_optimiser, make_scheduler
+from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
 from ptycho_torch.workflows import reconstruct
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 
@@ -112,7 +112,7 @@ def test_an_archive_reconstructs_what_the_run_did(trained, scan):
     outcome, folder = trained
     again = infer_scan(folder, scan, execution=execution())
     np.testing.assert_array_equal(again.result.object, outcome.result.object)
-    assert any("refined in training" in note for note in again.notes)
+    assert any("one of the trained model" in note for note in again.notes)
     other = infer_scan(folder / "wts.h5.zip", scan, execution=execution(inference_batch_size=7))
     np.testing.assert_allclose(other.result.object, outcome.result.object, atol=2e-4)
 
@@ -177,6 +177,16 @@ def test_settings_that_would_not_act_are_refused(scan, tmp_path, changed):
 def test_superseded_settings_are_reported(scan, tmp_path):
     outcome = train_scan(scan, configuration(model={"probe_scale": 2.0}, nepochs=1), execution(), output_dir=tmp_path)
     assert any(note.startswith("probe_scale=2.0 has no effect") for note in outcome.notes)
+
+
+def test_a_domain_that_contradicts_the_scan_is_refused(scan, tmp_path):
+    with pytest.raises(InputError, match=r"read as intensity.*measurement_domain='amplitude'"):
+        train_scan(scan, configuration(measurement_domain="amplitude"), execution(), output_dir=tmp_path)
+
+
+def test_inference_refuses_settings_that_would_not_act(trained, scan):
+    with pytest.raises(InputError, match="middle_trim=8 does not act"):
+        infer_scan(trained[1], scan, execution=execution(middle_trim=8))
 
 
 def test_an_unknown_architecture_or_scheduler_is_refused(scan, tmp_path):
@@ -254,6 +264,7 @@ def test_no_checkpoint_no_best(tmp_path):
     [
         ("Exponential", [1.0, 0.1 ** (1 / 3), 0.1 ** (2 / 3)]),
         ("WarmupCosine", [0.5, 1.0, 0.1 + 0.9 * 0.75]),
+        ("MultiStage", [1.0, 1.0, 0.1]),
     ],
 )
 def test_schedules_follow_their_formula(scheduler, rates):
@@ -270,15 +281,48 @@ def test_schedules_follow_their_formula(scheduler, rates):
     assert found == pytest.approx(rates)
 
 
+def test_adaptive_clipping_limits_each_unit_by_its_weights():
+    rng = np.random.default_rng(0)
+    weight = torch.nn.Parameter(torch.from_numpy(rng.normal(size=(3, 4, 2))))
+    gradient = rng.normal(size=(3, 4, 2)) * np.array([1e-3, 1.0, 50.0])[:, None, None]
+    weight.grad = torch.from_numpy(gradient.copy())
+    clip_adaptively([weight, torch.nn.Parameter(torch.zeros(2))], 0.2)
+    for unit in range(3):
+        limit = 0.2 * max(np.sqrt((weight.detach().numpy()[unit] ** 2).sum()), 1e-3)
+        norm = np.sqrt((gradient[unit] ** 2).sum())
+        np.testing.assert_allclose(weight.grad.numpy()[unit], gradient[unit] * min(1.0, limit / norm), rtol=1e-12)
+
+
+def test_adaptive_clipping_acts_in_training(scan, tmp_path):
+    def head_after(name, nepochs, **fields):
+        config = configuration(nepochs=nepochs, optimizer="sgd", momentum=0.0)
+        train_scan(scan, config, execution(learning_rate=1.0, **fields), output_dir=tmp_path / name)
+        return weights(tmp_path / name)["correctors.0.head.weight"]
+
+    start = head_after("start", 0)
+    free = np.abs(head_after("free", 1) - start).max()
+    clipped = np.abs(head_after("clipped", 1, gradient_clip_val=1e-3, gradient_clip_algorithm="agc") - start).max()
+    assert 0 < clipped <= 5 * 1e-6 < free, "five steps of at most 1e-3 times the least norm of a unit, 1e-3"
+
+
+@pytest.mark.parametrize("backend", ["tensorboard", "mlflow"])
+def test_a_logger_whose_package_is_missing_says_how_to_get_it(backend, tmp_path, monkeypatch):
+    def absent(*args, **kwargs):
+        raise ModuleNotFoundError("No module named 'it'")
+
+    monkeypatch.setattr(lightning_utils.pl_loggers, "TensorBoardLogger", absent)
+    monkeypatch.setattr(lightning_utils.pl_loggers, "MLFlowLogger", absent)
+    with pytest.raises(InputError, match=rf"pip install 'ptychopinn\[{backend}\]'"):
+        lightning_utils.make_logger(execution(logger_backend=backend), tmp_path)
+
+
 def test_a_damaged_archive_is_refused(trained, tmp_path):
     whole = (trained[1] / "wts.h5.zip").read_bytes()
     rng = np.random.default_rng(0)
     file = tmp_path / "wts.h5.zip"
     with zipfile.ZipFile(trained[1] / "wts.h5.zip") as source:
-        spans = [
-            (info.header_offset + 30 + len(info.filename), info.compress_size) for info in source.infolist()
-        ]
-    for _ in range(60):
+        spans = [(info.header_offset + 30 + len(info.filename), info.compress_size) for info in source.infolist()]
+    for _ in range(200):
         start, size = spans[rng.integers(len(spans))]
         at = start + int(rng.integers(size))
         file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << int(rng.integers(8)))]) + whole[at + 1 :])
