@@ -56,7 +56,7 @@ def trained_configs(archive: Path, knobs: Knobs) -> tuple[config_params.DataConf
         if name in archived and _canonical(name, value) != _canonical(name, archived[name]):
             raise InputError(
                 f"{archive}: the model was trained with {name}={archived[name]!r}, found the override "
-                f"{knobs.names[name]}={value!r}. Leave it out, or use another model."
+                f"{name}={value!r}. Leave it out, or use another model."
             )
     return data, model
 

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import params
-from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
+from ptycho.config.config import (
+    InferenceConfig,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    update_legacy_dict,
+    validate_training_config,
+)
 from ptycho.domain import canonical_domain
 from ptycho.errors import InputError
 from ptycho.geometry import coverage_map
@@ -27,6 +33,7 @@ from ptycho_torch import calibration, config_bridge, lightning_utils, settings
 from ptycho_torch.archive import TrainedModel, load_model, save_model
 from ptycho_torch.data.blocks import PlacedScan
 from ptycho_torch.data.module import BlockDataModule
+from ptycho_torch.generators.registry import available
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.reassembly import StreamedFrames
 
@@ -60,6 +67,7 @@ def train_scan(
     execution = PyTorchExecutionConfig() if execution is None else execution
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=raw.N))
     execution = config_bridge.merge_execution(config, execution)
+    validate_training_config(config, architectures=available())
     notes = settings.check_settings(config.model, config, execution)
     update_legacy_dict(params.cfg, config)
     raw = _chosen_frames(raw, config)

@@ -190,7 +190,7 @@ def test_inference_refuses_settings_that_would_not_act(trained, scan):
 
 
 def test_an_unknown_architecture_or_scheduler_is_refused(scan, tmp_path):
-    with pytest.raises(InputError, match="architecture 'resnet' is not available"):
+    with pytest.raises(InputError, match="Invalid architecture: 'resnet'"):
         train_scan(scan, configuration(model={"architecture": "resnet"}), execution(), output_dir=tmp_path)
     with pytest.raises(InputError, match="State it once"):
         train_scan(
