@@ -268,3 +268,5 @@ def test_pictures_of_constant_images_and_single_modes(value):
         plotting.probe_figure(image[None, :8, :8]),
     ):
         figure.canvas.draw()
+        drawn = np.asarray(figure.canvas.buffer_rgba())
+        assert drawn[..., :3].min() < drawn[..., :3].max(), "something is drawn"

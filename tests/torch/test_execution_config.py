@@ -74,7 +74,7 @@ class TestDefaults:
             "import sys; from ptycho.config.config import PyTorchExecutionConfig as C; C(accelerator='cpu'); "
             "assert 'torch' not in sys.modules"
         )
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+        assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
     def test_without_torch_the_error_says_what_to_do(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
