@@ -71,7 +71,7 @@ FLAGS = {
     "accelerator": ("--accelerator cuda", "cuda"),
     "merge_block": ("--merge-block 6", 6),
     "stages": ("--stages 3", 3),
-    "projection_steps": ("--projection-steps 0", 0),
+    "projection_steps": ("--projection-steps 1", 1),
     "later_projection_steps": ("--later-projection-steps 4", 4),
     "calibration_epochs": ("--calibration-epochs 2", 2),
     "n_subsample": ("--n-subsample 30", 30),

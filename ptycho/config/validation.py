@@ -79,7 +79,8 @@ def validate_model_config(config: ModelConfig, architectures: Iterable[str] = AR
         _real("probe_mask_diameter", config.probe_mask_diameter, above=0.0)
     _whole("merge_block", config.merge_block, 1)
     _whole("stages", config.stages, 1)
-    _whole("projection_steps", config.projection_steps, 0)
+    # one step from vacuum is the merged back-projection of single frames; with none the network would see no data
+    _whole("projection_steps", config.projection_steps, 1)
     _whole("later_projection_steps", config.later_projection_steps, 0)
     _whole("unet_channels", config.unet_channels, 1)
 

@@ -64,7 +64,8 @@ class ProjectionUNet(Generator):
 
     Args:
         stages: number of project-correct stages, >= 1; those after the second share its weights.
-        projection_steps: projections before the first correction.
+        projection_steps: projections before the first correction, >= 1; one step from vacuum is the merged
+            back-projection of single frames.
         later_projection_steps: projections before each later one.
         widths: channels of the U-Net's levels.
     """

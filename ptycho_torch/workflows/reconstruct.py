@@ -268,11 +268,13 @@ def _fit(
     plateau = lightning_utils.PlateauStop(module.loss_name, config.stop_improvement, config.stop_window)
     arguments["callbacks"] += [history, plateau]
     with lightning_utils.quiet_lightning():
-        pl.Trainer(**arguments).fit(module, datamodule=data)
+        trainer = pl.Trainer(**arguments)
+        trainer.fit(module, datamodule=data)
     # the CSV logger's own copy of the configuration; the archive and metrics.json have it
     (output_dir / "hparams.yaml").unlink(missing_ok=True)
-    best = lightning_utils.find_best_checkpoint(output_dir) if execution.enable_checkpointing else None
-    if best is not None:
+    # of this run, and not whatever an earlier one may have left in the folder
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
         state: dict[str, Any] = torch.load(best, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
     return history.losses, time.perf_counter() - start

@@ -101,6 +101,14 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(scan, trained, tmp_pat
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
+def test_a_second_run_in_the_same_folder_owes_nothing_to_the_first(scan, tmp_path):
+    train_scan(scan, configuration(), execution(), output_dir=tmp_path / "used")
+    train_scan(scan, configuration(seed=1, nepochs=0), execution(), output_dir=tmp_path / "used")
+    train_scan(scan, configuration(seed=1, nepochs=0), execution(), output_dir=tmp_path / "new")
+    used, new = weights(tmp_path / "used"), weights(tmp_path / "new")
+    assert all(np.array_equal(used[name], new[name]) for name in new)
+
+
 def test_the_callers_random_state_is_left_alone(scan, tmp_path):
     torch.manual_seed(11)
     before = torch.get_rng_state().clone()
