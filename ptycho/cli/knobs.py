@@ -181,7 +181,7 @@ _SUBSAMPLE = (
     Knob("--n-subsample", TrainingConfig, "n_subsample", _COUNT,
          "Use so many frames of the scan, chosen at random. [default: all]", "Which frames"),
     Knob("--subsample-seed", TrainingConfig, "subsample_seed", _WHOLE,
-         "Of that choice. [default: another choice every time]", "Which frames"),
+         "Of that choice. [default: --seed where there is one, else 0]", "Which frames"),
 )  # fmt: skip
 
 _FRAMES = (

@@ -129,7 +129,7 @@ def infer_scan(
             f"Crop the scan to {expected} (--crop {expected}) or train a model for {raw.N}."
         )
     if config is not None and config.n_subsample is not None:
-        raw = _subsample(raw, config.n_subsample, config.subsample_seed)
+        raw = _subsample(raw, config.n_subsample, config.subsample_seed or 0)
     probe, note = _probe_for(raw, trained)
     module = trained.module
     if execution.inference_batch_size is not None:
@@ -180,7 +180,7 @@ def _device(execution: PyTorchExecutionConfig) -> str:
     return "cuda" if execution.accelerator in ("cuda", "gpu") else execution.accelerator
 
 
-def _subsample(raw: RawData, n: int, seed: int | None) -> RawData:
+def _subsample(raw: RawData, n: int, seed: int) -> RawData:
     if n >= raw.n_frames:
         return raw
     return raw.subset(np.sort(np.random.default_rng(seed).choice(raw.n_frames, n, replace=False)))
@@ -188,7 +188,8 @@ def _subsample(raw: RawData, n: int, seed: int | None) -> RawData:
 
 def _chosen_frames(raw: RawData, config: TrainingConfig) -> RawData:
     if config.n_subsample is not None:
-        raw = _subsample(raw, config.n_subsample, config.subsample_seed)
+        seed = config.seed if config.subsample_seed is None else config.subsample_seed
+        raw = _subsample(raw, config.n_subsample, seed)
     if raw.n_frames < MIN_FRAMES:
         raise InputError(
             f"{raw.source}: found {raw.n_frames} frame(s), expected at least {MIN_FRAMES} overlapping ones. "

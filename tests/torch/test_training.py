@@ -140,6 +140,15 @@ def test_frames_of_another_size_are_refused(trained):
         infer_scan(trained[1], raw, execution=execution())
 
 
+def test_a_part_of_the_frames_is_drawn_by_seed(scan, tmp_path):
+    def positions(name, **fields):
+        config = configuration(nepochs=0, n_subsample=30, **fields)
+        return train_scan(scan, config, execution(), output_dir=tmp_path / name).xcoords
+
+    first, again, other = positions("a"), positions("b"), positions("c", subsample_seed=5)
+    assert len(first) == 30 and np.array_equal(first, again) and not np.array_equal(first, other)
+
+
 def test_too_few_frames_are_refused(scan, tmp_path):
     with pytest.raises(InputError, match="found 1 frame"):
         train_scan(scan.subset([0]), configuration(), execution(), output_dir=tmp_path / "none")
