@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ class StreamedFrames:
         self.scan, self.probe, self.batch_size = scan, probe, batch_size
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._floor = projection_floor(probe)
-        self._weight = self._sum_over_frames(lambda at, probes: merge_weights(probes), torch.float32)
+        self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
+        for at in self.batches():
+            self._weight += place(merge_weights(self._probes(at)), self._starts(at), scan.canvas.shape)
 
     def batches(self) -> Iterator[Tensor]:
         """Frame indices in runs of ``batch_size``."""
@@ -51,12 +53,6 @@ class StreamedFrames:
 
     def _counts(self, at: Tensor) -> Tensor:
         return detector_order(self.scan.counts(at).to(self.probe.device))
-
-    def _sum_over_frames(self, patches_of: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
-        total = torch.zeros(self.scan.canvas.shape, dtype=dtype, device=self.probe.device)
-        for at in self.batches():
-            total += place(patches_of(at, self._probes(at)), self._starts(at), self.scan.canvas.shape)
-        return total
 
     def vacuum(self) -> Tensor:
         """(1, H, W) complex ones."""

@@ -22,3 +22,11 @@ def against_truth(image: np.ndarray, raw: RawData) -> Comparison:
     lit = illuminated_coverage(raw.probe_truth, PlacedScan.of(raw).starts.numpy(), canvas.shape) >= 2
     x, y = canvas.center_xy
     return compare_objects(image, raw.object_truth, b_center=(y, x), a_covered=lit, max_shift=4)
+
+
+def write_scan(path, N=64, probe=None, **entries):
+    """A file with as little in it as a factory needs: five frames of ones."""
+    probe = np.ones((N, N), np.complex64) if probe is None else probe
+    np.savez(path, diffraction=np.ones((5, N, N), np.float32), xcoords=np.arange(5.0), ycoords=np.arange(5.0),
+             probeGuess=probe, **entries)  # fmt: skip
+    return path

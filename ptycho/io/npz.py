@@ -19,7 +19,7 @@ from ptycho.validation import fault
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-__all__ = ["open_npz", "read_entry", "read_scan_npz", "write_scan_npz", "LAYOUTS"]
+__all__ = ["open_npz", "read_entry", "read_number", "read_scan_npz", "write_scan_npz", "LAYOUTS"]
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,8 @@ def _scalar(npz: Any, key: str, source: str) -> Any:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else item
 
 
-def _number(npz: Any, key: str, source: str) -> float | None:
+def read_number(npz: Any, key: str, source: str) -> float | None:
+    """A single number of a file, or None if the key is not there; InputError for anything else."""
     value = _scalar(npz, key, source)
     if value is not None and not isinstance(value, (int, float)):
         raise fault(source, key, repr(value), "a number", "Store one number.")
@@ -217,7 +218,7 @@ def read_scan_npz(
         for key in _OPTIONAL:
             entries[key] = read_entry(npz, key, source, optional=True)
         for key in _SCALARS:
-            entries[key] = _number(npz, key, source)
+            entries[key] = read_number(npz, key, source)
         stored_domain = _scalar(npz, "measurement_domain", source)
         entries["metadata"] = _metadata(npz, source)
         try:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ptycho.errors import InputError, MissingFileError
 from ptycho.io.atomic import atomic_path
-from ptycho.io.npz import open_npz, read_entry
+from ptycho.io.npz import open_npz, read_entry, read_number
 from ptycho.io.product import load_product
 from ptycho.io.registry import HDF5_MAGIC, ZIP_MAGIC
 from ptycho.probe import normalise_probe
@@ -79,7 +79,7 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
         )
     source = str(path)
     with open_npz(path) as npz:
-        numbers = {key: _number(npz, key, source) for key in _SCALARS}
+        numbers = {key: read_number(npz, key, source) for key in _SCALARS}
         losses = read_entry(npz, "losses", source, optional=True)
         name = read_entry(npz, "name", source, optional=True)
     coverage = np.zeros(loaded.object.shape, dtype=np.int32) if loaded.coverage is None else loaded.coverage
@@ -132,17 +132,6 @@ def load_any(path: str | Path) -> LoadedObject:
     return _from_npz(file)
 
 
-def _number(npz: Any, key: str, source: str) -> float | None:
-    value = read_entry(npz, key, source, optional=True)
-    if value is None:
-        return None
-    if value.size != 1 or value.dtype.kind not in "fiu":
-        raise fault(
-            source, key, f"shape {value.shape}, dtype {value.dtype}", "a single number", "Store one value."
-        )
-    return float(value.reshape(()))
-
-
 def _from_npz(file: Path) -> LoadedObject:
     source = str(file)
     with open_npz(file) as npz:
@@ -186,7 +175,7 @@ def _from_npz(file: Path) -> LoadedObject:
         center = None if is_scan else read_entry(npz, "center_xy", source, optional=True)
         if center is not None and center.shape != (2,):
             raise fault(source, "center_xy", f"shape {center.shape}", "(2,): x and y", "Write it again.")
-        pixel = _number(npz, "pixel_size_m", source)
+        pixel = read_number(npz, "pixel_size_m", source)
     height, width = image.shape
     middle = ((width - 1) / 2, (height - 1) / 2) if is_scan else None
     return LoadedObject(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -31,15 +32,15 @@ class FramesOnCanvas(Protocol):
         ...
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """Base of all generators: the object on the canvas from the frames on it."""
 
     name: str
 
+    @abstractmethod
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
-        raise TypeError(f"{type(self).__name__} does not say how to make an object of frames; define forward()")
 
+    @abstractmethod
     def without_network(self, frames: FramesOnCanvas) -> Tensor:
         """What the same data give without the network: the figure that has to be beaten."""
-        raise TypeError(f"{type(self).__name__} does not say what it starts from; define without_network()")

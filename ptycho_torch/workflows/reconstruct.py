@@ -151,16 +151,17 @@ def reconstruct(module: PtychoPINN_Lightning, scan: PlacedScan) -> Outcome:
     """The object of a whole scan, without and with the network, streamed over its frames."""
     module.eval()
     frames = StreamedFrames(scan, module.probe, module.good_pixels, module.inference_config.batch_size)
+    coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
     stages = {}
     for name, make in (("projection", module.generator.without_network), ("network", module.generator)):
         start = time.perf_counter()
         canvas = make(frames)
         taken = time.perf_counter() - start
         deviance, expected = frames.deviance(canvas)
-        stages[name] = Stage(_vacuum_outside(canvas[0], scan), deviance, expected, taken)
+        stages[name] = Stage(_vacuum_outside(canvas[0], coverage), deviance, expected, taken)
     return Outcome(
         stages=stages,
-        coverage=coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape),
+        coverage=coverage,
         probe=module.probe.cpu().numpy(),
         canvas=scan.canvas,
         xcoords=scan.raw.xcoords,
@@ -169,9 +170,8 @@ def reconstruct(module: PtychoPINN_Lightning, scan: PlacedScan) -> Outcome:
     )
 
 
-def _vacuum_outside(canvas: Tensor, scan: PlacedScan) -> NDArray[np.complex64]:
+def _vacuum_outside(canvas: Tensor, coverage: NDArray[np.int32]) -> NDArray[np.complex64]:
     """The canvas as an array, exactly 1 where no frame lies."""
-    coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
     array = canvas.cpu().numpy().astype(np.complex64)
     return np.where(coverage > 0, array, np.complex64(1))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_scans import write_scan
 
 from ptycho import params
 from ptycho.config import config as public
@@ -26,26 +27,6 @@ AUDIT = (
     "N", "accelerator", "deterministic", "num_workers", "enable_progress_bar", "learning_rate", "scheduler",
     "accum_steps", "logger_backend",
 )  # fmt: skip
-
-
-def write_scan(path, N=64, probe=None, **entries):
-    probe = np.ones((N, N), np.complex64) if probe is None else probe
-    np.savez(path, diffraction=np.ones((5, N, N), np.float32), xcoords=np.arange(5.0), ycoords=np.arange(5.0),
-             probeGuess=probe, **entries)  # fmt: skip
-    return path
-
-
-@pytest.fixture
-def scan_file(tmp_path):
-    return write_scan(tmp_path / "train.npz")
-
-
-@pytest.fixture
-def model_folder(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "wts.h5.zip").touch()
-    return folder
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from small_scans import small_scan
+from small_scans import small_scan, write_scan
 
 from ptycho import params
 from ptycho.model_manager import save_archive
@@ -13,26 +13,6 @@ from ptycho_torch import config_params
 from ptycho_torch.archive import save_model
 from ptycho_torch.config_factory import create_inference_payload, create_training_payload, infer_probe_size
 from ptycho_torch.model import PtychoPINN_Lightning
-
-
-def write_scan(path, N=64, probe=None, **entries):
-    probe = np.ones((N, N), np.complex64) if probe is None else probe
-    np.savez(path, diffraction=np.ones((5, N, N), np.float32), xcoords=np.arange(5.0), ycoords=np.arange(5.0),
-             probeGuess=probe, **entries)  # fmt: skip
-    return path
-
-
-@pytest.fixture
-def scan_file(tmp_path):
-    return write_scan(tmp_path / "train.npz")
-
-
-@pytest.fixture
-def model_folder(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "wts.h5.zip").touch()
-    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import sys
 import click
 import numpy as np
 import pytest
-from runs import check_mistake, run, small_scan, use_made_up_backend
+from runs import check_mistake, run, small_scan
 
 from ptycho.cli import knobs
 from ptycho.cli.infer import infer
@@ -21,18 +21,6 @@ from ptycho.cli.train import train
 from ptycho.config.config import ModelConfig, TrainingConfig
 
 VERBS = ("demo", "train", "infer", "evaluate")
-
-
-@pytest.fixture(scope="module")
-def scan_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scan") / "scan.npz"
-    small_scan().to_file(path)
-    return path
-
-
-@pytest.fixture
-def backend(monkeypatch):
-    return use_made_up_backend(monkeypatch)
 
 
 # ---------------------------------------------------------------------- help

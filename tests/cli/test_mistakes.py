@@ -5,22 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs import check_mistake, run, small_scan, use_made_up_backend
+from runs import check_mistake, run, small_scan
 
 from ptycho.cli import shared
 from ptycho.errors import PtychoError
-
-
-@pytest.fixture(scope="module")
-def scan_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scan") / "scan.npz"
-    small_scan().to_file(path)
-    return path
-
-
-@pytest.fixture
-def backend(monkeypatch):
-    return use_made_up_backend(monkeypatch)
 
 
 def broken_scans(folder):

@@ -6,19 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import check_mistake, run, small_scan, use_made_up_backend
+from runs import check_mistake, run, small_scan
 
 from ptycho.cli import knobs, reference
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "CONFIGURATION.md"
-
-
-@pytest.fixture(scope="module")
-def scan_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scan") / "scan.npz"
-    small_scan().to_file(path)
-    return path
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "CONFIGURATION.md"
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +19,6 @@ def model_folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
     (path / "wts.h5.zip").write_bytes(b"model")
     return path
-
-
-@pytest.fixture
-def backend(monkeypatch):
-    return use_made_up_backend(monkeypatch)
 
 
 @pytest.fixture
