@@ -91,6 +91,10 @@ class MeasuredFrames:
             self._mean_counts = total / self.n_frames
         return self._mean_counts
 
+    def intensity_scale(self) -> float:
+        """sqrt(mean counts per frame) / (N/2): frames of a mean energy of (N/2)**2 times this are sqrt(counts)."""
+        return math.sqrt(self.mean_counts_per_frame()) / (self.N / 2)
+
     def _fault(self, key: str, found: str, expected: str, remedy: str) -> InputError:
         return fault(self.source, key, found, expected, remedy)
 

@@ -8,6 +8,7 @@ Members:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -28,7 +29,10 @@ from ptycho.io.atomic import atomic_path
 ARCHIVE_NAME = "wts.h5.zip"
 FORMAT = "ptychopinn-archive"
 FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
 _MEMBERS = ("config.json", "weights.h5")
+_PACKAGES = ("ptychopinn", "torch", "lightning", "numpy", "h5py")
+_PICKLES = (".dill", ".pkl", ".pickle", ".pth")
 _TIMESTAMP = (2000, 1, 1, 0, 0, 0)
 
 Weights = dict[str, NDArray[Any]]
@@ -50,19 +54,25 @@ class Archive:
 
 
 def archive_path(path: str | Path) -> Path:
-    """The archive itself, from its path or from the folder that holds it.
+    """The archive itself, from its path or from the folder that holds it; a folder where it was unpacked.
 
     Raises:
         MissingFileError: there is none.
     """
     given = Path(path)
-    found = given / ARCHIVE_NAME if given.is_dir() else given
-    if not found.is_file():
-        raise MissingFileError(
-            f"Model archive not found at {found}. Give an archive, or the folder of a training run that holds "
-            f"{ARCHIVE_NAME}."
-        )
-    return found
+    # an unpacked archive may have come with a folder of its own round it
+    inner = [entry for entry in given.iterdir() if entry.is_dir()] if given.is_dir() else []
+    for folder in (given, *(inner if len(inner) == 1 else ())):
+        if (folder / ARCHIVE_NAME).is_file():
+            return folder / ARCHIVE_NAME
+        if (folder / _MANIFEST).is_file():
+            return folder
+    if given.is_file():
+        return given
+    raise MissingFileError(
+        f"Model archive not found at {given}. Give an archive, or the folder of a training run that holds "
+        f"{ARCHIVE_NAME}."
+    )
 
 
 def save_archive(path: str | Path, models: dict[str, Weights], config: dict[str, Any], backend: str) -> None:
@@ -83,12 +93,12 @@ def save_archive(path: str | Path, models: dict[str, Weights], config: dict[str,
         "format_version": FORMAT_VERSION,
         "backend": backend,
         "models": sorted(models),
-        "versions": {"python": platform.python_version(), "ptychopinn": _version()},
+        "versions": _versions(),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
-    contents["manifest.json"] = json.dumps(manifest, indent=1, sort_keys=True).encode("ascii")
+    contents[_MANIFEST] = json.dumps(manifest, indent=1, sort_keys=True).encode("ascii")
     with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as target:
-        for name in ("manifest.json", *_MEMBERS):
+        for name in (_MANIFEST, *_MEMBERS):
             # a fixed date: the same model gives the same bytes
             target.writestr(zipfile.ZipInfo(name, _TIMESTAMP), contents[name], zipfile.ZIP_DEFLATED)
 
@@ -97,7 +107,7 @@ def load_archive(path: str | Path, backend: str | None = None) -> Archive:
     """Read an archive and check every byte of it.
 
     Args:
-        path: the archive, or the folder that holds it.
+        path: the archive, or the folder that holds it or its unpacked members.
         backend: refuse an archive of any other backend.
 
     Raises:
@@ -106,7 +116,7 @@ def load_archive(path: str | Path, backend: str | None = None) -> Archive:
     """
     file = archive_path(path)
     contents = _read_members(file)
-    manifest = _parse_json(contents["manifest.json"], file, "manifest.json")
+    manifest = _parse_json(contents[_MANIFEST], file, _MANIFEST)
     _check_manifest(manifest, contents, file, backend)
     config = _parse_json(contents["config.json"], file, "config.json")
     try:
@@ -118,28 +128,33 @@ def load_archive(path: str | Path, backend: str | None = None) -> Archive:
     return Archive(models, config, manifest["backend"])
 
 
-def _version() -> str:
-    try:
-        return metadata.version("ptychopinn")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+def archive_backend(path: str | Path) -> str:
+    """The backend that made an archive; errors as of :func:`load_archive`, but the weights are not looked at."""
+    file = archive_path(path)
+    contents = _read_members(file)
+    manifest = _parse_json(contents[_MANIFEST], file, _MANIFEST)
+    _check_manifest(manifest, contents, file, None)
+    return str(manifest["backend"])
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _read_members(file: Path) -> dict[str, bytes]:
-    expected = {"manifest.json", *_MEMBERS}
+    if file.is_dir():
+        # of a folder only what belongs to it: others may have put more there
+        names = [entry.name for entry in file.iterdir() if entry.name in (_MANIFEST, *_MEMBERS)]
+        _check_names(names, file)
+        return {name: (file / name).read_bytes() for name in names}
     try:
         with zipfile.ZipFile(file) as source:
-            names = source.namelist()
-            if any(name.endswith((".dill", ".pkl", ".pickle")) for name in names):
-                raise InputError(
-                    f"{file}: an archive of the older, pickled kind. It could run code when loaded and is refused; "
-                    "train the model again with this version."
-                )
-            if set(names) != expected or len(names) != len(expected):
-                raise InputError(
-                    f"{file}: found members {sorted(names)}, expected {sorted(expected)}. Is it a model archive?"
-                )
-            return {name: source.read(name) for name in names}
+            _check_names(source.namelist(), file)
+            return {name: source.read(name) for name in source.namelist()}
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as error:
         raise InputError(f"{file}: not a readable zip archive ({error}). Copy or train the model again.") from error
     except Exception as error:
@@ -147,6 +162,19 @@ def _read_members(file: Path) -> dict[str, bytes]:
         if isinstance(error, InputError) or type(error).__module__ != "zlib":
             raise
         raise InputError(f"{file}: damaged ({error}). Copy or train the model again.") from error
+
+
+def _check_names(names: list[str], file: Path) -> None:
+    expected = {_MANIFEST, *_MEMBERS}
+    if any(name.endswith(_PICKLES) for name in names):
+        raise InputError(
+            f"{file}: an archive of the older, pickled kind. It could run code when loaded and is refused; "
+            "train the model again with this version."
+        )
+    if set(names) != expected or len(names) != len(expected):
+        raise InputError(
+            f"{file}: found members {sorted(names)}, expected {sorted(expected)}. Is it a model archive?"
+        )
 
 
 def _parse_json(data: bytes, file: Path, member: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "comparison_figure",
     "coverage_figure",
     "flat_phase",
+    "patches_figure",
     "phase_figure",
     "probe_figure",
 ]
@@ -151,6 +152,21 @@ def coverage_figure(frames: npt.NDArray[np.integer[Any]], pixel_size_m: float | 
     values, inside = _cut(frames.astype(np.float64), frames > 0)
     high = max(1.0, float(values.max()))
     return _single(values, inside, (_COUNT_MAP, 0.0, high), "frames that light the pixel", pixel_size_m)
+
+
+def patches_figure(patches: Complex, titles: list[str]) -> Figure:
+    """Amplitude (above) and phase (below) of some patches (n, N, N), one column each."""
+    figure = _figure(max(3.0, 1.6 * len(patches)), 3.6)
+    axes = figure.subplots(2, len(patches), squeeze=False)
+    everywhere = np.ones(patches.shape[-2:], dtype=bool)
+    for column, (patch, title) in enumerate(zip(patches, titles, strict=True)):
+        values = np.abs(patch), np.angle(patch * np.conj(patch.sum() or 1))
+        _show(axes[0, column], values[0], everywhere, _AMPLITUDE_MAP, *_limits(values[0], everywhere))
+        _show(axes[1, column], values[1], everywhere, *_phase_style(values[1], everywhere))
+        axes[0, column].set_title(title, fontsize=8)
+    axes[0, 0].set_ylabel("amplitude")
+    axes[1, 0].set_ylabel("phase")
+    return figure
 
 
 def _phase_as_hue(field: Complex) -> npt.NDArray[np.float64]:

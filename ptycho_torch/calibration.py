@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptycho.probe import scale_probe_to_counts
+from ptycho.errors import InputError
+from ptycho.probe import probe_mask, scale_probe_to_counts
 from ptycho.raw_data import RawData
-from ptycho_torch.data.blocks import PlacedScan
+from ptycho_torch.config_params import ModelConfig
+from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order
 from ptycho_torch.solvers.projection import vacuum
 from ptycho_torch.solvers.refinement import RefinementOptions, refine
@@ -22,9 +25,65 @@ MAX_FRAMES = 1024
 """A probe is common to all frames: so many neighbouring ones tell it as well as a million."""
 
 
-def scaled_guess(raw: RawData) -> NDArray[np.complex64]:
-    """The scan's probe guess (M, N, N), scaled to the mean counts of its frames."""
-    return scale_probe_to_counts(raw.probe, raw.mean_counts_per_frame(), raw.good_pixels)
+SAME_PROBE = 0.9999
+"""Two probe guesses that correlate better than this are the same guess."""
+
+
+def scaled_guess(raw: RawData, mask: NDArray[np.float32] | None = None) -> NDArray[np.complex64]:
+    """The scan's probe guess (M, N, N) times ``mask`` (N, N), scaled to the mean counts of its frames."""
+    return masked_probe(raw, raw.probe, mask)
+
+
+def masked_probe(raw: RawData, probe: NDArray[Any], mask: NDArray[np.float32] | None) -> NDArray[np.complex64]:
+    """A probe (M, N, N) times ``mask`` (N, N), scaled to the mean counts of the scan's frames."""
+    seen = probe if mask is None else probe * mask
+    return scale_probe_to_counts(seen, raw.mean_counts_per_frame(), raw.good_pixels)
+
+
+def mask_of(config: ModelConfig, N: int) -> NDArray[np.float32] | None:
+    """The probe's mask (N, N) in [0, 1] that a configuration asks for, or None.
+
+    Raises:
+        InputError: a mask of another shape.
+    """
+    if config.probe_mask_tensor is not None:
+        given = np.asarray(config.probe_mask_tensor, dtype=np.float32).squeeze()
+        if given.shape != (N, N):
+            raise InputError(f"probe_mask_tensor: found shape {given.shape}, expected {(N, N)} as the frames have.")
+        return np.clip(given, 0, None)
+    return probe_mask(N, config.probe_mask_diameter, config.probe_mask_sigma) if config.probe_mask else None
+
+
+def probe_for(
+    raw: RawData, trained: NDArray[np.complex64], guess: NDArray[np.complex64], mean_counts: float,
+    mask: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.complex64], str]:
+    """The probe to look at another scan with, and a sentence that says which.
+
+    Args:
+        raw: the scan.
+        trained: (M, N, N) probe of a trained model, scaled to the counts of its scan.
+        guess: (M, N, N) what it was refined from.
+        mean_counts: per frame of the scan that the model was trained on.
+        mask: (N, N) with which the model's probes are masked.
+
+    Returns:
+        (M, N, N) scaled to the counts of ``raw``: its own, unless that is the guess or there is none.
+    """
+    if raw.probeGuess is not None:
+        own = scaled_guess(raw, mask)
+        if _correlation(own, guess) <= SAME_PROBE:
+            return own, "The scan's own probe is used; it differs from the training guess."
+    # by the ratio of the doses, so that the training scan itself gets the probe it was trained with, to the bit
+    ratio = np.float32(np.sqrt(raw.mean_counts_per_frame() / mean_counts))
+    why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
+    return (trained * ratio).astype(np.complex64), f"{why}: the one of the trained model is used."
+
+
+def _correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:
+    if a.shape != b.shape:
+        return 0.0
+    return float(abs(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def _central_part(raw: RawData) -> RawData:

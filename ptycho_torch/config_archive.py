@@ -34,8 +34,10 @@ def archive_file(model_path: Path) -> Path:
     return file
 
 
-def trained_configs(archive: Path, knobs: Knobs) -> tuple[config_params.DataConfig, config_params.ModelConfig]:
-    """The configurations a model was trained with.
+def trained_configs(
+    archive: Path, knobs: Knobs
+) -> tuple[config_params.DataConfig, config_params.ModelConfig, float | None]:
+    """The configurations a model was trained with, and its photon scale (``intensity_scale``) if it is known.
 
     Args:
         archive: the file.
@@ -45,6 +47,7 @@ def trained_configs(archive: Path, knobs: Knobs) -> tuple[config_params.DataConf
         InputError: a damaged, foreign or newer archive, or an override that contradicts it (both values are named).
     """
     stored = load_archive(archive, backend="pytorch").config
+    scale = dict(stored.get("legacy") or {}).get("intensity_scale")
     try:
         data = config_params.as_config(config_params.DataConfig, stored["data_config"])
         model = config_params.as_config(config_params.ModelConfig, stored["model_config"])
@@ -58,7 +61,7 @@ def trained_configs(archive: Path, knobs: Knobs) -> tuple[config_params.DataConf
                 f"{archive}: the model was trained with {name}={archived[name]!r}, found the override "
                 f"{name}={value!r}. Leave it out, or use another model."
             )
-    return data, model
+    return data, model, scale
 
 
 def _canonical(name: str, value: Any) -> Any:

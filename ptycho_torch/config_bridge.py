@@ -16,6 +16,9 @@ from ptycho.errors import InputError
 from ptycho_torch import config_params as torch_side
 from ptycho_torch.config_params import NPHOTONS_UNSET, did_you_mean
 
+ALL_GROUPS = "all"
+"""Said for n_groups: every frame once per epoch. It is the public default None, in a word that can be stated."""
+
 STREAMED_FRAMES = 256
 """Frames in memory at a time where the caller states no inference_batch_size."""
 
@@ -30,7 +33,7 @@ ACTIVATIONS = {
     "softplus": "softplus",
     "relu": "relu",
 }
-_TWINS = ("scheduler", "gradient_clip_val", "gradient_clip_algorithm")
+TWINS = ("scheduler", "gradient_clip_val", "gradient_clip_algorithm")
 """Fields that the public TrainingConfig and PyTorchExecutionConfig both have."""
 
 Overrides = dict[str, Any] | None
@@ -109,7 +112,7 @@ def to_training_config(
     values.update(
         model=tf_model,
         nepochs=training.epochs,
-        nll_weight=1.0 if training.nll else 0.0,
+        nll_weight=training.nll_weight if training.nll else 0.0,
         torch_loss_mode=_loss_mode(pt_model, training),
         nphotons=data.nphotons,
         neighbor_count=data.K,
@@ -118,7 +121,10 @@ def to_training_config(
         intensity_scale_trainable=pt_model.intensity_scale_trainable,
         backend="pytorch",
     )
-    return TrainingConfig(**_with_paths(_with(TrainingConfig, values, overrides)))
+    complete = _with(TrainingConfig, values, overrides)
+    if complete["n_groups"] == ALL_GROUPS:
+        complete["n_groups"] = None
+    return TrainingConfig(**_with_paths(complete))
 
 
 def to_inference_config(
@@ -208,7 +214,7 @@ def merge_execution(config: TrainingConfig, execution_config: PyTorchExecutionCo
         InputError: such a knob is stated twice, differently.
     """
     chosen = {}
-    for name in _TWINS:
+    for name in TWINS:
         default = getattr(PyTorchExecutionConfig, name)
         asked = [v for v in (getattr(config, name), getattr(execution_config, name)) if v != default]
         if len(asked) == 2 and asked[0] != asked[1]:
@@ -271,6 +277,9 @@ def _data_config(
         probe_scale=config.model.probe_scale,
         probe_modes=probe_modes,
         measurement_domain=domain,
+        # the public side knows no bounds
+        x_bounds=(0.0, 1.0),
+        y_bounds=(0.0, 1.0),
     )
 
 

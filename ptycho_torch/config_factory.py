@@ -26,6 +26,7 @@ from ptycho.config.config import (
 from ptycho.errors import InputError, MissingFileError
 from ptycho_torch import config_bridge, config_params
 from ptycho_torch.config_archive import archive_file, trained_configs
+from ptycho_torch.config_bridge import ALL_GROUPS
 from ptycho_torch.config_overrides import Knobs, read_overrides, with_profile
 from ptycho_torch.scan_header import probe_layout, stored_nphotons
 from ptycho_torch.settings import superseded_settings
@@ -66,6 +67,16 @@ class TrainingPayload:
     execution_config: PyTorchExecutionConfig
     overrides_applied: dict[str, Any] = field(default_factory=dict)
 
+    def named_configs(self) -> dict[str, Any]:
+        """The backend's configurations and the execution config, by the names that a module is built with."""
+        return {
+            "model_config": self.pt_model_config,
+            "data_config": self.pt_data_config,
+            "training_config": self.pt_training_config,
+            "inference_config": self.pt_inference_config,
+            "execution_config": self.execution_config,
+        }
+
 
 @dataclass
 class InferencePayload:
@@ -80,7 +91,7 @@ class InferencePayload:
 
 
 def create_training_payload(
-    train_data_file: str | Path,
+    train_data_file: str | Path | None,
     output_dir: str | Path,
     overrides: Mapping[str, Any] | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
@@ -89,9 +100,11 @@ def create_training_payload(
     """The configurations of a training run; the legacy dictionary is filled on the way (CONFIG-001).
 
     Args:
-        train_data_file: NPZ; only its probe's shape and its dose are looked at.
+        train_data_file: NPZ; only its probe's shape and its dose are looked at. None for frames in memory, whose N
+            must then be among the overrides.
         output_dir: where the run will write; nothing is made here.
-        overrides: field of any configuration, or an alias -> value. ``n_groups`` is required.
+        overrides: field of any configuration, or an alias -> value. ``n_groups`` is required; 'all' takes every
+            frame once per epoch.
         execution_config: how to run; its defaults when None. Overrides of its fields win.
         profile: None, or "ci" for frames that are counts.
 
@@ -99,15 +112,16 @@ def create_training_payload(
         MissingFileError: there is no such training file.
         InputError: no n_groups, an unknown override, contradictions, values out of range.
     """
-    train_data_file, output_dir = Path(train_data_file), Path(output_dir)
-    if not train_data_file.is_file():
+    output_dir = Path(output_dir)
+    train_data_file = None if train_data_file is None else Path(train_data_file)
+    if train_data_file is not None and not train_data_file.is_file():
         raise MissingFileError(f"Training data file not found: {train_data_file}. Check the path of the scan.")
     given = with_profile(overrides, profile)
     knobs = read_overrides(
         given, (ModelConfig, TrainingConfig, *_TORCH_TRAINING, PyTorchExecutionConfig),
         {"train_data_file": train_data_file, "output_dir": output_dir},
     )  # fmt: skip
-    _require_n_groups(knobs)
+    _require_n_groups(given)
     sources: dict[str, str] = {}
     N, modes = _frames_of(knobs, train_data_file, sources)
     nphotons = _nphotons(knobs, train_data_file, sources)
@@ -163,13 +177,14 @@ def create_inference_payload(
         overrides, (ModelConfig, InferenceConfig, *_TORCH_INFERENCE, PyTorchExecutionConfig),
         {"model_path": model_path, "test_data_file": test_data_file, "output_dir": output_dir},
     )  # fmt: skip
-    _require_n_groups(knobs)
+    _require_n_groups(overrides)
     sources: dict[str, str] = {}
     execution = _execution(knobs, execution_config, sources)
+    decided: dict[str, Any] = {}
     if archive.stat().st_size == 0:
         data, model, inference = _from_defaults(knobs, model_path, test_data_file, execution, sources)
     else:
-        data, model, inference = _from_archive(knobs, archive, execution, sources)
+        data, model, inference, decided["intensity_scale"] = _from_archive(knobs, archive, execution, sources)
     inference = dataclasses.replace(inference, **knobs.of(config_params.InferenceConfig))
     public_model = config_bridge.to_model_config(data, model, _only_public(knobs, ModelConfig))
     stated = {"model_path": model_path, "test_data_file": test_data_file, "output_dir": output_dir}
@@ -180,8 +195,8 @@ def create_inference_payload(
     populate_legacy_params(tf_config)
     return InferencePayload(
         tf_config, data, model, inference, dataclasses.replace(execution),
-        _audit(overrides, knobs, execution, sources,
-               {"N": data.N, "architecture": model.architecture}, (public_model, tf_config, data, model, inference)),
+        _audit(overrides, knobs, execution, sources, decided | {"N": data.N, "architecture": model.architecture},
+               (public_model, tf_config, data, model, inference)),
     )  # fmt: skip
 
 
@@ -226,13 +241,18 @@ _TORCH_INFERENCE = (config_params.DataConfig, config_params.ModelConfig, config_
 _TORCH_TRAINING = (*_TORCH_INFERENCE, config_params.TrainingConfig)
 
 
-def _require_n_groups(knobs: Knobs) -> None:
-    if knobs.values.get("n_groups") is None:
+def _require_n_groups(overrides: Mapping[str, Any] | None) -> None:
+    stated = overrides or {}
+    if stated.get("n_groups", stated.get("n_images")) is None:
         raise InputError("n_groups is required. State it in overrides, as in overrides={'n_groups': 512}.")
 
 
-def _frames_of(knobs: Knobs, file: Path, sources: dict[str, str]) -> tuple[int, int]:
+def _frames_of(knobs: Knobs, file: Path | None, sources: dict[str, str]) -> tuple[int, int]:
     """N and the number of probe modes: the override's, else the file's, else a guess."""
+    if file is None:
+        if "N" not in knobs.values:
+            raise InputError("N is not stated, and there is no file to read it from. State it, as in {'N': 64}.")
+        return knobs.values["N"], knobs.values.get("probe_modes", 1)
     layout = probe_layout(file)
     modes, side = layout if isinstance(layout, tuple) else (1, None)
     if "N" in knobs.values:
@@ -241,10 +261,10 @@ def _frames_of(knobs: Knobs, file: Path, sources: dict[str, str]) -> tuple[int, 
     return (infer_probe_size(file) if side is None else side), modes
 
 
-def _nphotons(knobs: Knobs, file: Path, sources: dict[str, str]) -> float:
+def _nphotons(knobs: Knobs, file: Path | None, sources: dict[str, str]) -> float:
     if "nphotons" in knobs.values:
         return float(knobs.values["nphotons"])
-    stored = stored_nphotons(file)
+    stored = None if file is None else stored_nphotons(file)
     sources["nphotons"] = "default" if stored is None else "data file"
     return TrainingConfig.nphotons if stored is None else stored
 
@@ -307,15 +327,18 @@ def _public_training(
     test_file = training.test_data_file
     stated = {
         "nphotons": public.nphotons,
-        "train_data_file": public.train_data_file,
+        # frames in memory have no file, and the bridge wants one named
+        "train_data_file": public.train_data_file or Path(),
         "test_data_file": None if test_file is None else Path(test_file),
         "output_dir": public.output_dir,
+        "n_groups": ALL_GROUPS if training.n_groups is None else training.n_groups,
         # exact, where the bridge has to assume that the default means nothing was stated
         "measurement_domain": data.measurement_domain,
     }
     config = config_bridge.to_training_config(
         public_model, data, model, training, _only_public(knobs, TrainingConfig) | stated
     )
+    config.train_data_file = public.train_data_file
     # which networks there are is the generator registry's business
     validate_training_config(config, architectures=(public_model.architecture,))
     return config
@@ -338,12 +361,13 @@ def _from_defaults(
 
 def _from_archive(
     knobs: Knobs, archive: Path, execution: PyTorchExecutionConfig, sources: dict[str, str]
-) -> _InferenceConfigs:
-    data, model = trained_configs(archive, knobs)
-    sources.update(N="archive", architecture="archive")
+) -> tuple[config_params.DataConfig, config_params.ModelConfig, config_params.InferenceConfig, float | None]:
+    data, model, scale = trained_configs(archive, knobs)
+    sources.update(N="archive", architecture="archive", intensity_scale="archive")
     # the execution config decides how to stream, here and now
     inference = config_bridge.streaming_config(execution)
-    return dataclasses.replace(data, **knobs.of(config_params.DataConfig, without=("n_subsample",))), model, inference
+    data = dataclasses.replace(data, **knobs.of(config_params.DataConfig, without=("n_subsample",)))
+    return data, model, inference, scale
 
 
 def _audit(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from ptycho.errors import InputError
-from ptycho_torch.config_bridge import LOSSES, torch_mode
+from ptycho_torch.config_bridge import ALL_GROUPS, LOSSES, torch_mode
 from ptycho_torch.config_params import SCHEDULE_ALIASES, did_you_mean
 
 ALIASES = {
@@ -114,7 +114,12 @@ def _grid(value: Any) -> tuple[int, int]:
     raise InputError(f"gridsize must be positive (a whole number), found {value!r}.")
 
 
+def _groups(value: Any) -> Any:
+    return None if value == ALL_GROUPS else value
+
+
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "n_groups": _groups,
     "gridsize": _grid,
     "grid_size": tuple,
     "mode": torch_mode,

@@ -212,6 +212,11 @@ class TrainingConfig:
     finetune_early_stop_patience: int = 3
     finetune_val_split: float = 0.05
     # Ours
+    nll_weight: float = _TRAINING.nll_weight  # of the likelihood; 0 when nll is False
+    mae_weight: float = _TRAINING.mae_weight
+    realspace_weight: float = _TRAINING.realspace_weight
+    realspace_mae_weight: float = _TRAINING.realspace_mae_weight
+    sequential_sampling: bool = _TRAINING.sequential_sampling
     val_fraction: float = _TRAINING.val_fraction
     seed: int = _TRAINING.seed
 
@@ -286,10 +291,13 @@ def as_plain(config: Any) -> dict[str, Any]:
 
     ``probe_mask_tensor`` is left out: a checkpoint has tensors among its weights only.
     """
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name != "probe_mask_tensor"}
+    return {f.name: plain(getattr(config, f.name)) for f in fields(config) if f.name != "probe_mask_tensor"}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dicts, lists and single values as JSON knows them: tuples become lists, paths text."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return str(value) if isinstance(value, PurePath) else value

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch import loggers as pl_loggers
@@ -20,20 +23,24 @@ from ptycho.errors import InputError
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
-BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
-_ACCELERATORS = {"cuda": "gpu"}
+BEST, LAST_CHECKPOINT = "best", "last.ckpt"
+
+
+def device_of(execution: PyTorchExecutionConfig) -> str:
+    """torch's name of the device on which everything outside the Trainer runs."""
+    return "cuda" if execution.accelerator in ("cuda", "gpu") else execution.accelerator
 
 
 def monitored_metric(execution: PyTorchExecutionConfig, loss_name: str, val_loss_name: str, has_val: bool) -> str:
     """The logged metric that checkpoints and early stopping watch.
 
-    The generic names "val_loss" and "train_loss" stand for the model's own; without withheld frames the
-    training loss takes the place of the validation loss.
+    The generic name "val_loss" stands for the model's own; without frames to validate with, the training loss takes
+    its place. Modules of ours log "train_loss" beside their own name.
     """
     asked = execution.checkpoint_monitor_metric
     if asked == "val_loss":
         return val_loss_name if has_val else loss_name
-    return loss_name if asked == "train_loss" else asked
+    return asked
 
 
 class LastCheckpoint(pl_callbacks.Callback):
@@ -75,6 +82,24 @@ class PlateauStop(pl_callbacks.Callback):
             trainer.should_stop = True
 
 
+class TimeLimit(pl_callbacks.Callback):
+    """Stop when the time is up.
+
+    Args:
+        ends_at: on the clock of ``time.monotonic``, seconds. A whole run has one limit, of which calibration takes
+            its part before the Trainer's own clock starts.
+    """
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Look at the clock; at least one step is taken."""
+        if time.monotonic() >= self.ends_at and not trainer.should_stop:
+            logger.info("Training stops: the time is up.")
+            trainer.should_stop = True
+
+
 def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor: str) -> list[pl_callbacks.Callback]:
     """Checkpoints (best and last), early stopping and the progress bar, as the execution config asks."""
     made: list[pl_callbacks.Callback] = []
@@ -82,7 +107,7 @@ def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor:
         made.append(
             pl_callbacks.ModelCheckpoint(
                 dirpath=output_dir / CHECKPOINT_FOLDER,
-                filename=BEST_CHECKPOINT.removesuffix(".ckpt"),
+                filename=f"{BEST}-{monitor.removesuffix('_loss')}",
                 monitor=monitor,
                 mode=execution.checkpoint_mode,
                 save_top_k=execution.checkpoint_save_top_k,
@@ -126,24 +151,39 @@ def make_logger(execution: PyTorchExecutionConfig, output_dir: Path) -> Any:
 
 
 def trainer_arguments(
-    execution: PyTorchExecutionConfig, output_dir: Path, monitor: str, max_epochs: int, max_time_s: float | None
+    execution: PyTorchExecutionConfig, output_dir: Path, monitor: str, max_epochs: int, manual: bool = False
 ) -> dict[str, Any]:
     """Keyword arguments of ``lightning.pytorch.Trainer``.
 
     Adaptive clipping ("agc") is the module's own work, see :func:`clip_adaptively`; the Trainer then only
     hands it the value.
+
+    Args:
+        execution: says nearly all of it.
+        output_dir: where checkpoints and logs go.
+        monitor: the metric that checkpoints and early stopping watch.
+        max_epochs: when to end at the latest.
+        manual: the module steps its optimiser itself: it clips itself too, and cannot accumulate.
+
+    Raises:
+        RuntimeError: a manual module, and accum_steps above 1 (EXEC-ACCUM-001).
     """
+    if manual and execution.accum_steps > 1:
+        raise RuntimeError(
+            f"EXEC-ACCUM-001: accum_steps={execution.accum_steps} becomes the Trainer's accumulate_grad_batches, which "
+            "does not work with a module that steps its optimiser itself (automatic_optimization=False). Use "
+            "accum_steps=1, or automatic optimisation."
+        )
     adaptive = execution.gradient_clip_algorithm == "agc"
     return {
         "max_epochs": max_epochs,
-        "max_time": None if max_time_s is None else timedelta(seconds=max_time_s),
-        "accelerator": _ACCELERATORS.get(execution.accelerator, execution.accelerator),
+        "accelerator": execution.accelerator,
         "devices": execution.devices,
         "strategy": execution.strategy,
         "precision": execution.precision,
         "deterministic": execution.deterministic,
-        "gradient_clip_val": execution.gradient_clip_val,
-        "gradient_clip_algorithm": None if adaptive else execution.gradient_clip_algorithm,
+        "gradient_clip_val": None if manual else execution.gradient_clip_val,
+        "gradient_clip_algorithm": None if adaptive or manual else execution.gradient_clip_algorithm,
         "accumulate_grad_batches": execution.accum_steps,
         "enable_progress_bar": execution.enable_progress_bar,
         "enable_checkpointing": execution.enable_checkpointing,
@@ -156,14 +196,47 @@ def trainer_arguments(
     }
 
 
+def make_trainer(arguments: dict[str, Any]) -> Any:
+    """``lightning.pytorch.Trainer``, looked up now.
+
+    Raises:
+        InputError: it refuses, as it does an accelerator that is not there; the message says what to do.
+    """
+    try:
+        return lightning.pytorch.Trainer(**arguments)
+    except MisconfigurationException as error:
+        raise InputError(
+            f"accelerator={arguments['accelerator']!r}, devices={arguments['devices']!r}, strategy="
+            f"{arguments['strategy']!r}, precision={arguments['precision']!r} cannot be had on this machine: {error} "
+            "Say accelerator='cpu' or 'auto', or run where there is such a device."
+        ) from error
+
+
+def clear_checkpoints(output_dir: Path) -> None:
+    """Remove what an earlier run left, so that none of it is taken for this run's."""
+    for file in (output_dir / CHECKPOINT_FOLDER).glob("*.ckpt"):
+        file.unlink()
+
+
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
-    """The best checkpoint below a run's folder, else the last one, else None."""
+    """The best checkpoint below a run's folder, else the last one, else any, else None."""
     folder = Path(run_dir) / CHECKPOINT_FOLDER
-    for name in (BEST_CHECKPOINT, LAST_CHECKPOINT):
-        if (folder / name).is_file():
-            return folder / name
+    best = sorted(folder.glob(f"{BEST}*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+    if len(best) > 1:
+        return _named_best(best)
+    if best:
+        return best[0]
+    last = folder / LAST_CHECKPOINT
     found = sorted(folder.glob("*.ckpt"))
-    return found[0] if found else None
+    return last if last.is_file() else (found[0] if found else None)
+
+
+def _named_best(files: list[Path]) -> Path:
+    """Of several good ones the best, as the newest of them says: it was written knowing all the others."""
+    callbacks = torch.load(files[-1], map_location="cpu", weights_only=True).get("callbacks", {})
+    named = (state.get("best_model_path") for state in callbacks.values() if isinstance(state, dict))
+    names = {Path(path).name for path in named if path}
+    return next((file for file in files if file.name in names), files[-1])
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,16 +21,16 @@ from ptycho_torch.config_params import (
     as_config,
     as_plain,
 )
-from ptycho_torch.data.blocks import BlockBatch
+from ptycho_torch.data.blocks import Batch
 from ptycho_torch.generators.registry import build_generator
+from ptycho_torch.objective import LOSS_KEYS, check_objective, objective
 from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
 from ptycho_torch.physics.illumination import probe_to_complex, probe_to_real
-from ptycho_torch.physics.likelihood import amplitude_mae, poisson_nll
-from ptycho_torch.solvers.frames import BlockFrames
+from ptycho_torch.physics.patches import extract
+from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
 
 logger = logging.getLogger(__name__)
 
-_LOSSES = {"Poisson": ("poisson", poisson_nll), "MAE": ("mae", amplitude_mae)}
 FLAT = 1e-4
 """An object whose values spread less than this is a constant."""
 
@@ -60,11 +62,16 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         self.generator = build_generator(self.model_config)
         n = self.data_config.N
         self.probe_parts: Tensor
+        self.guess_parts: Tensor
         self.good_pixels: Tensor
+        self.mean_counts: Tensor
         self.register_buffer("probe_parts", torch.zeros(self.data_config.probe_modes, n, n, 2))
+        self.register_buffer("guess_parts", torch.zeros(self.data_config.probe_modes, n, n, 2))
         self.register_buffer("good_pixels", torch.ones(n, n, dtype=torch.bool))
-        self._loss_key, self._loss = _LOSSES[self.model_config.loss_function]
-        self.loss_name, self.val_loss_name = f"{self._loss_key}_train_loss", f"{self._loss_key}_val_loss"
+        self.register_buffer("mean_counts", torch.zeros((), dtype=torch.float64))
+        check_objective(self.model_config, self.training_config)
+        key = LOSS_KEYS[self.model_config.loss_function]
+        self.loss_name, self.val_loss_name = f"{key}_train_loss", f"{key}_val_loss"
         self._flat_epochs = 0
         self._spread = 0.0
 
@@ -82,45 +89,104 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         """(M, N, N) complex64, in sqrt(counts)."""
         return probe_to_complex(self.probe_parts)
 
-    def set_illumination(self, probe: NDArray[np.complex64], good_pixels: NDArray[np.bool_]) -> None:
-        """Fix the probe (M, N, N), scaled to counts, and the detector mask (N, N)."""
-        with torch.no_grad():
-            self.probe_parts.copy_(probe_to_real(torch.from_numpy(np.ascontiguousarray(probe))))
-            self.good_pixels.copy_(torch.from_numpy(np.ascontiguousarray(good_pixels)))
+    @property
+    def probe_guess(self) -> Tensor:
+        """(M, N, N) complex64, the probe of the training scan's file, scaled to counts; zero before training."""
+        return probe_to_complex(self.guess_parts)
 
-    def frames_of(self, batch: BlockBatch) -> BlockFrames:
-        """The batch as the generator sees it."""
-        height, width = batch.shape.tolist()
-        good = None if bool(self.good_pixels.all()) else self.good_pixels
-        used = None if bool(batch.used.all()) else batch.used
-        return BlockFrames(batch.counts, self.probe, batch.starts, batch.fractions, (height, width), good, used)
+    @property
+    def intensity_scale(self) -> float:
+        """sqrt(mean counts per frame) / (N/2) of the training scan."""
+        return math.sqrt(float(self.mean_counts)) / (self.data_config.N / 2)
 
-    def forward(self, batch: BlockBatch) -> Tensor:
+    def set_illumination(
+        self, probe: NDArray[np.complex64], guess: NDArray[np.complex64], good_pixels: NDArray[np.bool_],
+        mean_counts: float, measurement_domain: str,
+    ) -> None:  # fmt: skip
+        """Remember what the training scan was lit with, and what its stored numbers were.
+
+        Args:
+            probe: (M, N, N) scaled to counts, as it is after its refinement.
+            guess: (M, N, N) scaled to counts, as it was before; a scan with the same guess gets ``probe``.
+            good_pixels: (N, N) detector mask.
+            mean_counts: per frame, over the good pixels.
+            measurement_domain: as decided for the scan, see :mod:`ptycho.domain`.
+        """
+        device = self.probe_parts.device
+        self.probe_parts = probe_to_real(torch.from_numpy(probe.copy())).to(device)
+        self.guess_parts = probe_to_real(torch.from_numpy(guess.copy())).to(device)
+        self.good_pixels = torch.from_numpy(good_pixels.copy()).to(device)
+        self.mean_counts = torch.tensor(mean_counts, dtype=torch.float64, device=device)
+        self.data_config = dataclasses.replace(
+            self.data_config, probe_modes=len(probe), measurement_domain=measurement_domain
+        )
+        # a checkpoint is to be loaded by what it says of itself
+        self.hparams["data_config"] = as_plain(self.data_config)
+
+    def frames_of(self, batch: Batch) -> BlockFrames:
+        """The batch as the generator sees it, lit by the probe that the batch brings along."""
+        fields = batch[0]
+        height, width = fields["shape"].tolist()
+        used = None if bool(fields["used"].all()) else fields["used"]
+        return BlockFrames(
+            fields["images"], batch[1], fields["starts"], fields["fractions"], (height, width),
+            fields.get("good_pixels"), used,
+        )  # fmt: skip
+
+    def forward(self, batch: Batch) -> Tensor:
         """The objects of a batch of blocks, (B, H, W) complex."""
         canvas: Tensor = self.generator(self.frames_of(batch))
         return canvas
 
-    def compute_loss(self, batch: BlockBatch) -> Tensor:
-        """Mean loss per unmasked pixel of the scored frames."""
+    @torch.no_grad()
+    def forward_predict(
+        self, x: Tensor, positions: Tensor, probe: Tensor | None = None, input_scale_factor: Tensor | float = 1.0
+    ) -> Tensor:  # fmt: skip
+        """Object patches of groups of frames, each group by itself. A whole scan is better streamed.
+
+        Args:
+            x: (B, C, N, N) amplitudes, zero frequency at N//2, in any unit.
+            positions: (B, C, 1, 2) pixels, (x, y) = centre of the group - position.
+            probe: (M, N, N) or (B or 1, C or 1, M, N, N), of which the first is taken; None for the trained one.
+            input_scale_factor: such that ``x`` times it has a mean energy of (N/2)^2 per frame over the scan.
+
+        Returns:
+            (B, C, N, N) complex64, each on whole object pixels, at most half a pixel from its position.
+        """
+        light = self.probe if probe is None else (probe if probe.ndim == 3 else probe[0, 0])
+        n = x.shape[-1]
+        power = light.abs().square().sum()
+        amplitudes = x * input_scale_factor * power.sqrt() / (n / 2)
+        places = -positions[..., 0, :].flip(-1).to(amplitudes.dtype)
+        places = places - places.amin(dim=1, keepdim=True)
+        starts = places.round().long()
+        starts, shape = relative_to_block(starts, n)
+        good = None if bool(self.good_pixels.all()) else self.good_pixels
+        frames = BlockFrames(amplitudes.square(), light, starts, places - places.round(), shape, good)
+        return extract(self.generator(frames), starts, n)
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Mean loss per unmasked pixel of the scored frames, with the terms that the configuration adds."""
         frames = self.frames_of(batch)
         canvas = self.generator(frames)
         self._spread = float(canvas.detach().std())
-        good = batch.scored[..., None, None]
-        if frames.good_pixels is not None:
-            good = good & frames.good_pixels
-        return self._loss(frames.rates(canvas), frames.counts, None if bool(good.all()) else good)
+        return objective(canvas, frames, batch[0], self.model_config, self.training_config)
 
-    def training_step(self, batch: BlockBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)
-        self._log(self.loss_name, loss, batch)
+        self._log(self.loss_name, "train_loss", loss, batch)
         return loss
 
-    def validation_step(self, batch: BlockBatch, batch_idx: int) -> None:
-        self._log(self.val_loss_name, self.compute_loss(batch), batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log(self.val_loss_name, "val_loss", self.compute_loss(batch), batch)
 
-    def _log(self, name: str, loss: Tensor, batch: BlockBatch) -> None:
-        frames = int(batch.scored.sum())
-        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=frames, sync_dist=True)
+    def _log(self, name: str, generic_name: str, loss: Tensor, batch: Batch) -> None:
+        """Under the loss's own name, and for callbacks under the one that every module has."""
+        frames = max(1, int(batch[0]["scored"].sum()))
+        for key, shown in ((name, True), (generic_name, False)):
+            self.log(
+                key, loss, on_step=False, on_epoch=True, prog_bar=shown, logger=shown, batch_size=frames, sync_dist=True
+            )
 
     def on_train_epoch_end(self) -> None:
         """Warn when the output has become a constant: every figure of such a run is meaningless."""
@@ -136,6 +202,13 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
     def collapsed(self) -> bool:
         """True if the output was a constant for the last two epochs or more."""
         return self._flat_epochs >= 2
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the norm of all gradients, before they are clipped, where that is asked for."""
+        config = self.training_config
+        if config.log_grad_norm and self.global_step % config.grad_norm_log_freq == 0:
+            norms = [p.grad.norm() for p in self.parameters() if p.grad is not None]
+            self.log("grad_norm", torch.stack(norms).norm(), on_step=True, on_epoch=False)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

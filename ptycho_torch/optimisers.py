@@ -54,9 +54,9 @@ def clip_adaptively(parameters: Iterable[Parameter], ratio: float) -> None:
 
 
 def _multi_stage(config: TrainingConfig) -> Any:
-    """Full rate in the first two stages, a fraction of it in the third; stages unset are thirds of the run."""
-    lengths = (config.stage_1_epochs, config.stage_2_epochs)
-    last_starts = sum(lengths) if any(lengths) else 2 * config.epochs // 3
+    """Full rate in the first two stages, a fraction of it in the third; lengths unset make it thirds of the run."""
+    before, last = config.stage_1_epochs + config.stage_2_epochs, config.stage_3_epochs
+    last_starts = before or (config.epochs - last if last else 2 * config.epochs // 3)
     return lambda epoch: config.stage_3_lr_factor if epoch >= last_starts else 1.0
 
 

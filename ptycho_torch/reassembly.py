@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
-from ptycho_torch.data.blocks import PlacedScan
+from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import extract, merge_from_sums, place

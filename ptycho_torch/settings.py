@@ -1,7 +1,7 @@
 """Which settings act: a changed one that would not is refused with a reason, or its job is done otherwise.
 
-A setting acts, or it is in `NOT_YET` and refused here, or it is in `SUPERSEDED` (specs/scaling.md) and a changed
-value is reported. The same for the backend's own dataclasses in `TORCH_NOT_YET` and `TORCH_SUPERSEDED`.
+A field of a configuration acts, or it is in `REFUSED`, or in `SUPERSEDED` (specs/scaling.md, section 7), or it is an
+option of another architecture. Tests hold every field to that.
 """
 
 from __future__ import annotations
@@ -10,125 +10,133 @@ import dataclasses
 import logging
 from typing import Any
 
+from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import InputError
 from ptycho_torch import config_params
 
 logger = logging.getLogger(__name__)
 
-_OTHER_ARCHITECTURE = "belongs to another architecture than 'projection_unet'"
-
-SUPERSEDED = {
-    "probe_scale": "the probe is scaled to the measured counts",
-    "intensity_scale_trainable": "the probe is scaled to the measured counts",
-    "n_filters_scale": _OTHER_ARCHITECTURE,
-    "amp_activation": _OTHER_ARCHITECTURE,
-    "probe_big": _OTHER_ARCHITECTURE,
-    "pad_object": _OTHER_ARCHITECTURE,
-    "learned_input_channels": _OTHER_ARCHITECTURE,
-    "fno_input_transform": _OTHER_ARCHITECTURE,
-    "generator_output_mode": _OTHER_ARCHITECTURE,
-    "torch_mae_pred_l2_match_target": "rates and counts share one scale",
-}
-"""Settings whose job is done otherwise, with the reason."""
-
-NOT_YET = {
-    "model_type": "only 'pinn' (training without labels) is available",
-    "probe_mask": "the probe is used as it is",
-    "gaussian_smoothing_sigma": "the object is not smoothed",
-    "mae_weight": "choose the loss by torch_loss_mode",
-    "nll_weight": "choose the loss by torch_loss_mode",
-    "realspace_mae_weight": "real-space losses are not available",
-    "realspace_weight": "real-space losses are not available",
-    "probe_trainable": "the probe is refined before training (calibrate_probe)",
-    "enable_oversampling": "blocks of neighbours are drawn anew every epoch instead",
-    "neighbor_pool_size": "blocks of neighbours are drawn anew every epoch instead",
-    "sequential_sampling": "frames are always drawn at random",
-    "positions_provided": "positions are always needed",
-    "compile": "the model is not compiled",
-    "recon_log_every_n_epochs": "reconstructions are not logged during training",
-    "recon_log_fixed_indices": "reconstructions are not logged during training",
-    "recon_log_stitch": "reconstructions are not logged during training",
-    "recon_log_max_stitch_samples": "reconstructions are not logged during training",
-    "recon_log_num_patches": "reconstructions are not logged during training",
-    "middle_trim": "patches are merged whole, by their illumination",
-    "pad_eval": "patches are merged whole, by their illumination",
-}
-"""Settings that do not act in this version: a changed value is refused."""
-
-
 _BLOCKS = "blocks of neighbours are drawn anew every epoch"
 _COUNTS = "frames stay in counts and the probe is scaled to them"
 _GAUGE = "the refinement fixes what can be moved between probe and object (specs/scaling.md, section 3)"
 _MERGE = "patches are merged whole, by their illumination"
+_CANVAS = "frames lie on one canvas, with room for every position"
 _REFERENCE_SCALES = "belongs to a detector model with learned scales"
+_NOT_SHIPPED = "belongs to an architecture that is not shipped"
+_EVERY_FRAME = "inference uses every frame once"
+_STAGED = "it is a detail of the staged fine-tuning (enable_staged_finetuning)"
 
-TORCH_SUPERSEDED = {
-    "normalize": _COUNTS,
-    "data_scaling": _COUNTS,
-    "probe_normalize": _COUNTS,
-    "intensity_scale": _COUNTS,
-    "amplitude_physics_gain": _COUNTS,
-    "n_subsample": _BLOCKS,
-    "neighbor_function": _BLOCKS,
-    "min_neighbor_distance": _BLOCKS,
-    "max_neighbor_distance": _BLOCKS,
-    "K_quadrant": _BLOCKS,
-    "scan_pattern": _BLOCKS,
-    "phase_subtraction": _GAUGE,
-    "probe_ramp_removal": _GAUGE,
-    "max_position_jitter": "frames lie on one canvas, with room for every position",
-    "offset": "frames lie on one canvas, with room for every position",
-    "training_patch_weighting": _MERGE,
-    "middle_trim": _MERGE,
-    "pad_eval": _MERGE,
-    "window": _MERGE,
-    "patch_weighting": _MERGE,
-    "varpro_scaling": _COUNTS,
-    "rect_s1s2_trainable": _REFERENCE_SCALES,
-    "rect_s1s2_init": _REFERENCE_SCALES,
-    "num_datasets": "nothing is learned per scan",
-    "framework": "it is always Lightning",
-    "orchestrator": "it is always Lightning",
-    **dict.fromkeys(
-        (
-            "batch_norm", "edge_pad", "decoder_last_c_outer_fraction", "decoder_last_amp_channels",
-            "use_legacy_decoder_channel_override", "use_shared_decoder", "cnn_output_mode", "cbam_encoder",
-            "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
-            "decoder_spatial_kernel", "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks",
-            "max_hidden_channels", "resnet_width", "spectral_bottleneck_blocks", "spectral_bottleneck_modes",
-            "spectral_bottleneck_share_weights", "spectral_bottleneck_gate_init", "spectral_bottleneck_gate_mode",
+SUPERSEDED: dict[type, dict[str, str]] = {
+    ModelConfig: {
+        "probe_scale": _COUNTS,
+        "pad_object": _CANVAS,
+        "learned_input_channels": _NOT_SHIPPED,
+        "fno_input_transform": _NOT_SHIPPED,
+        "generator_output_mode": _NOT_SHIPPED,
+    },
+    TrainingConfig: {
+        "intensity_scale_trainable": _COUNTS,
+        "torch_mae_pred_l2_match_target": "rates and counts share one scale",
+        "probe_trainable": "the probe is refined before training (calibrate_probe)",
+        "neighbor_count": _BLOCKS,
+        "enable_oversampling": _BLOCKS,
+        "neighbor_pool_size": _BLOCKS,
+    },
+    InferenceConfig: {
+        "n_groups": _EVERY_FRAME,
+        "n_images": _EVERY_FRAME,
+        "neighbor_count": _EVERY_FRAME,
+        "enable_oversampling": _EVERY_FRAME,
+        "neighbor_pool_size": _EVERY_FRAME,
+        "debug": "messages go through logging, whose level says how much is told",
+    },
+    PyTorchExecutionConfig: {"middle_trim": _MERGE, "pad_eval": _MERGE},
+    config_params.DataConfig: {
+        "normalize": _COUNTS,
+        "data_scaling": _COUNTS,
+        "probe_normalize": _COUNTS,
+        "probe_scale": _COUNTS,
+        "K": _BLOCKS,
+        "n_subsample": _BLOCKS,
+        "neighbor_function": _BLOCKS,
+        "min_neighbor_distance": _BLOCKS,
+        "max_neighbor_distance": _BLOCKS,
+        "K_quadrant": _BLOCKS,
+        "scan_pattern": _BLOCKS,
+        "phase_subtraction": _GAUGE,
+        "probe_ramp_removal": _GAUGE,
+    },
+    config_params.ModelConfig: {
+        "pad_object": _CANVAS,
+        "max_position_jitter": _CANVAS,
+        "offset": _CANVAS,
+        "intensity_scale": _COUNTS,
+        "intensity_scale_trainable": _COUNTS,
+        "amplitude_physics_gain": _COUNTS,
+        "training_patch_weighting": _MERGE,
+        "rect_s1s2_trainable": _REFERENCE_SCALES,
+        "rect_s1s2_init": _REFERENCE_SCALES,
+        "num_datasets": "nothing is learned per scan",
+        **dict.fromkeys(
+            (
+                "learned_input_channels", "fno_input_transform", "generator_output_mode", "fno_modes", "fno_width",
+                "fno_blocks", "fno_cnn_blocks", "max_hidden_channels", "resnet_width", "spectral_bottleneck_blocks",
+                "spectral_bottleneck_modes", "spectral_bottleneck_share_weights", "spectral_bottleneck_gate_init",
+                "spectral_bottleneck_gate_mode",
+            ),
+            _NOT_SHIPPED,
         ),
-        _OTHER_ARCHITECTURE,
-    ),
+    },
+    config_params.TrainingConfig: {
+        "torch_mae_pred_l2_match_target": "rates and counts share one scale",
+        "framework": "it is always Lightning",
+        "orchestrator": "it is always Lightning",
+        "physics_weight_schedule": "the likelihood has its full weight from the first epoch",
+        "fine_tune_gamma": "it is a detail of epochs_fine_tune",
+        **{
+            f.name: _STAGED
+            for f in dataclasses.fields(config_params.TrainingConfig)
+            if f.name.startswith("finetune_")
+        },
+    },
+    config_params.InferenceConfig: {
+        "middle_trim": _MERGE,
+        "pad_eval": _MERGE,
+        "window": _MERGE,
+        "patch_weighting": _MERGE,
+        "varpro_scaling": _COUNTS,
+    },
 }  # fmt: skip
-"""As SUPERSEDED, for fields that only the backend's own dataclasses have."""
+"""Configuration -> field -> how its job is done instead."""
 
 _STAGES = "training has one stage"
 
-TORCH_NOT_YET = {
-    "x_bounds": "every frame is trained on",
-    "y_bounds": "every frame is trained on",
-    "physics_forward_mode": "only 'amplitude' is available",
-    "amp_loss": "losses on the object are not available",
-    "phase_loss": "losses on the object are not available",
-    "probe_reference_coeff": "losses on the probe are not available",
-    "amplitude_variance_loss": "losses on the object are not available",
-    "log_grad_norm": "gradients are not logged",
-    "log_patch_stats": "patches are not logged",
-    "epochs_fine_tune": _STAGES,
-    "stage_1_epochs": _STAGES,
-    "stage_2_epochs": _STAGES,
-    "stage_3_epochs": _STAGES,
-    "enable_staged_finetuning": _STAGES,
+REFUSED: dict[type, dict[str, str]] = {
+    ModelConfig: {"gaussian_smoothing_sigma": "frames are placed exactly, so that there are no steps to smooth"},
+    TrainingConfig: {"positions_provided": "positions are always those of the scan"},
+    InferenceConfig: {},
+    PyTorchExecutionConfig: {},
+    config_params.DataConfig: {},
+    config_params.ModelConfig: {
+        "gaussian_smoothing_sigma": "frames are placed exactly, so that there are no steps to smooth",
+        "physics_forward_mode": "only 'amplitude' is available",
+        "probe_reference_coeff": "losses on the probe are not available",
+    },
+    config_params.TrainingConfig: {"epochs_fine_tune": _STAGES, "enable_staged_finetuning": _STAGES},
+    config_params.InferenceConfig: {},
 }
-"""As NOT_YET, for fields that only the backend's own dataclasses have."""
+"""Configuration -> field -> why it does not act; a changed value is refused."""
 
-_TORCH_CONFIGS = (
-    config_params.DataConfig,
-    config_params.ModelConfig,
-    config_params.TrainingConfig,
-    config_params.InferenceConfig,
-)
+OPTIONS_OF: dict[str, tuple[str, ...]] = {
+    "projection_unet": ("stages", "projection_steps", "later_projection_steps", "unet_channels"),
+    "cnn": (
+        "n_filters_scale", "amp_activation", "probe_big", "batch_norm", "edge_pad", "decoder_last_c_outer_fraction",
+        "decoder_last_amp_channels", "use_legacy_decoder_channel_override", "use_shared_decoder", "cnn_output_mode",
+        "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
+        "decoder_spatial_kernel",
+    ),
+}  # fmt: skip
+"""Architecture -> fields of the model configurations that only it has."""
 
 
 def changed_fields(config: Any) -> dict[str, tuple[Any, Any]]:
@@ -145,37 +153,77 @@ def changed_fields(config: Any) -> dict[str, tuple[Any, Any]]:
     return found
 
 
+def superseded_reason(config: Any, name: str) -> str | None:
+    """Why a field of ``config`` has no effect, or None if it has one (or is refused)."""
+    own = getattr(config, "architecture", None)
+    for architecture, options in OPTIONS_OF.items():
+        if own is not None and own != architecture and name in options:
+            return f"it is an option of the architecture {architecture!r}"
+    return SUPERSEDED[type(config)].get(name)
+
+
 def superseded_settings(*configs: Any) -> dict[str, str]:
     """Field -> a sentence, for every superseded setting that differs from its default; nothing is refused."""
     found = {}
     for config in configs:
-        table = TORCH_SUPERSEDED if isinstance(config, _TORCH_CONFIGS) else SUPERSEDED
         for name, (value, _) in changed_fields(config).items():
-            if name in table:
-                found[name] = f"{name}={value!r} has no effect: {table[name]}."
+            reason = superseded_reason(config, name)
+            if reason is not None:
+                found[name] = f"{name}={value!r} has no effect: {reason}."
     return found
 
 
-def check_settings(*configs: Any) -> list[str]:
-    """Refuse settings that would not act, and name superseded ones that were changed.
+def refuse_settings(*configs: Any) -> None:
+    """Refuse settings that would not act.
 
     Args:
         configs: public dataclasses, or those of :mod:`ptycho_torch.config_params`.
-
-    Returns:
-        A sentence for each superseded setting that differs from its default.
 
     Raises:
         InputError: a setting that does not act has been changed.
     """
     for config in configs:
-        table = TORCH_NOT_YET if isinstance(config, _TORCH_CONFIGS) else NOT_YET
-        for name, (value, default) in changed_fields(config).items():
-            if name in table:
+        changed = changed_fields(config)
+        for name, (value, default) in changed.items():
+            if name in REFUSED[type(config)]:
                 raise InputError(
-                    f"{name}={value!r} does not act in this version: {table[name]}. Leave it at {default!r}."
+                    f"{name}={value!r} does not act in this version: {REFUSED[type(config)][name]}. Leave it at "
+                    f"{default!r}."
                 )
-    notes = list(superseded_settings(*configs).values())
+        if isinstance(config, config_params.TrainingConfig):
+            _refuse_stages(config, changed)
+        if isinstance(config, TrainingConfig) and config.probe_trainable and not config.calibrate_probe:
+            raise InputError(
+                "probe_trainable=True and calibrate_probe=False contradict each other: the probe is refined before "
+                "training (calibrate_probe) or not at all. Leave one of them out."
+            )
+
+
+def _refuse_stages(config: config_params.TrainingConfig, changed: dict[str, Any]) -> None:
+    """The lengths of stages belong to one schedule."""
+    lengths = sorted({"stage_1_epochs", "stage_2_epochs", "stage_3_epochs", "stage_3_lr_factor"} & set(changed))
+    if lengths and config.scheduler != "MultiStage":
+        raise InputError(
+            f"{', '.join(lengths)}: act with scheduler='MultiStage' only, found scheduler={config.scheduler!r}. State "
+            "that schedule, or leave them out."
+        )
+
+
+def check_settings(*configs: Any) -> list[str]:
+    """Refuse settings that would not act, and name superseded ones that were changed.
+
+    Returns:
+        A sentence for each superseded setting that differs from its default; each is also logged.
+
+    Raises:
+        InputError: see :func:`refuse_settings`.
+    """
+    refuse_settings(*configs)
+    return announced(superseded_settings(*configs).values())
+
+
+def announced(notes: Any) -> list[str]:
+    """The notes as a list, each told once in the log."""
     for note in notes:
         logger.info(note)
-    return notes
+    return list(notes)

@@ -8,7 +8,7 @@ from ptycho.diffsim import simulate_demo_scan
 from ptycho.geometry import canvas_for
 from ptycho.metrics import Comparison, compare_objects, illuminated_coverage
 from ptycho.raw_data import RawData
-from ptycho_torch.data.blocks import PlacedScan
+from ptycho_torch.data.scans import PlacedScan
 
 
 def small_scan(n_frames: int = 60, seed: int = 0, defocus_error: float = 0.0, counts: float = 1e5) -> RawData:

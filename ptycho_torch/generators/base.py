@@ -37,6 +37,10 @@ class Generator(nn.Module, ABC):
 
     name: str
 
+    def networks(self) -> list[nn.Module]:
+        """The parts that are called on tensors alone, which is what can be compiled."""
+        return []
+
     @abstractmethod
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""

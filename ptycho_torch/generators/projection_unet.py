@@ -80,6 +80,10 @@ class ProjectionUNet(Generator):
         self.steps = [projection_steps] + [later_projection_steps] * (stages - 1)
         self.correctors = nn.ModuleList(UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2)))
 
+    def networks(self) -> list[nn.Module]:
+        """The U-Nets."""
+        return list(self.correctors)
+
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
         canvas = frames.vacuum()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from ptycho.errors import InputError
 from ptycho_torch.config_params import ModelConfig
@@ -48,11 +52,42 @@ def build_generator(config: ModelConfig) -> Generator:
     Raises:
         InputError: the name is not registered; the message lists those that are.
     """
-    builder = _BUILDERS.get(config.architecture)
-    if builder is None:
-        near = difflib.get_close_matches(config.architecture, available(), n=1)
+    return _BUILDERS[_known(config.architecture)](config)
+
+
+def _known(name: str) -> str:
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, available(), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(
-            f"architecture {config.architecture!r} is not available{hint}; choose one of {', '.join(available())}"
-        )
-    return builder(config)
+        raise InputError(f"architecture {name!r} is not available{hint}; choose one of {', '.join(available())}")
+    return name
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered architecture, for callers that build a whole module by its name."""
+
+    name: str
+
+    def build_model(self, pt_configs: Mapping[str, Any]) -> Any:
+        """A trainable module with fresh weights from the training config's seed; the caller's random state is kept.
+
+        Args:
+            pt_configs: model_config, data_config, training_config, inference_config.
+        """
+        # looked up when called: the module knows the generators, so they cannot know it
+        from ptycho_torch import model
+
+        names = ("model_config", "data_config", "training_config", "inference_config")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pt_configs["training_config"].seed)
+            return model.PtychoPINN_Lightning(**{name: pt_configs[name] for name in names})
+
+
+def resolve_generator(config: Any) -> Architecture:
+    """The architecture that a public configuration (with ``model.architecture``) names.
+
+    Raises:
+        InputError: the name is not registered.
+    """
+    return Architecture(_known(config.model.architecture))

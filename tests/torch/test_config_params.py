@@ -89,7 +89,7 @@ class TestKeywords:
         configs = [cls(**keywords) for cls, keywords in PTYCHODUS.items() if cls is not DatagenConfig]
         # its decoder has as many amplitude channels as a group has frames
         assert settings.check_settings(*configs) == [
-            "decoder_last_amp_channels=4 has no effect: belongs to another architecture than 'projection_unet'."
+            "decoder_last_amp_channels=4 has no effect: it is an option of the architecture 'cnn'."
         ]
 
     def test_object_big_default_parity(self):
@@ -135,17 +135,15 @@ class TestPlain:
 class TestSettings:
     """The tables of settings that do not act."""
 
-    def test_the_tables_name_real_fields(self):
-        public_fields = {
-            f.name
-            for cls in (public.ModelConfig, public.TrainingConfig, public.InferenceConfig, PyTorchExecutionConfig)
-            for f in dataclasses.fields(cls)
-        }
-        torch_fields = {f.name for cls in PTYCHODUS for f in dataclasses.fields(cls)}
-        assert set(settings.NOT_YET) | set(settings.SUPERSEDED) <= public_fields
-        assert set(settings.TORCH_NOT_YET) | set(settings.TORCH_SUPERSEDED) <= torch_fields
-        assert not set(settings.NOT_YET) & set(settings.SUPERSEDED)
-        assert not set(settings.TORCH_NOT_YET) & set(settings.TORCH_SUPERSEDED)
+    @pytest.mark.parametrize("cls", list(settings.SUPERSEDED))
+    def test_the_tables_name_real_fields(self, cls):
+        fields = {f.name for f in dataclasses.fields(cls)}
+        assert set(settings.REFUSED[cls]) | set(settings.SUPERSEDED[cls]) <= fields
+        assert not set(settings.REFUSED[cls]) & set(settings.SUPERSEDED[cls])
+
+    def test_options_of_architectures_are_real_fields(self):
+        fields = {f.name for f in dataclasses.fields(ModelConfig)}
+        assert all(set(names) <= fields for names in settings.OPTIONS_OF.values())
 
     def test_a_backend_setting_is_refused_or_told(self):
         with pytest.raises(ValueError, match=r"enable_staged_finetuning=True does not act"):

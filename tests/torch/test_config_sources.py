@@ -67,10 +67,10 @@ class TestArchive:
             config_params.ModelConfig(unet_channels=4, stages=1, C_model=4, C_forward=4),
             config_params.DataConfig(N=32, nphotons=2e7, K=5),
         )
-        module.set_illumination(raw.probe, raw.good_pixels)
+        module.set_illumination(raw.probe, raw.probe, raw.good_pixels, 1024.0, "intensity")
         folder = tmp_path / "trained"
         folder.mkdir()
-        save_model(folder / "wts.h5.zip", module, raw.probe, {"mean_counts_per_frame": 1.0})
+        save_model(folder / "wts.h5.zip", module, {}, {"intensity_scale": module.intensity_scale})
         return folder
 
     def test_architecture_and_scaling_come_from_it(self, inference, trained):
@@ -83,6 +83,8 @@ class TestArchive:
             assert (model.N, model.gridsize, model.unet_channels) == (32, 2, 4)
             assert payload.overrides_applied["sources"]["N"] == "archive"
             assert payload.overrides_applied["N"] == params.cfg["N"] == 32
+            assert payload.pt_data_config.measurement_domain == "intensity"
+            assert payload.overrides_applied["intensity_scale"] == 2.0, "sqrt(1024) / 16"
 
     def test_repeating_it_is_fine(self, inference, trained):
         payload = inference(model_path=trained, N=32, gridsize=2, unet_channels=4, amp_activation="swish", K=9)

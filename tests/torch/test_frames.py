@@ -8,7 +8,7 @@ from small_scans import small_scan
 from ptycho.metrics import expected_deviance, poisson_deviance
 from ptycho_torch import reassembly
 from ptycho_torch.calibration import scaled_guess
-from ptycho_torch.data.blocks import PlacedScan
+from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.detector import centred_order
 from ptycho_torch.reassembly import StreamedFrames

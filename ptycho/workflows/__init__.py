@@ -1,0 +1,1 @@
+"""What scripts run: loading a scan, and the workflows that choose a backend."""

@@ -1,0 +1,159 @@
+"""Which frames make a batch: partitions of a scan into blocks of neighbours, and the split for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch.utils.data import Sampler
+
+from ptycho.grouping import compact_blocks
+
+
+class BlockRequest(NamedTuple):
+    """Which frames a block is made of: indices, used and scored, each (K,)."""
+
+    indices: NDArray[np.int64]
+    used: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
+
+
+class TrainingBlocks(Sampler[BlockRequest]):
+    """Every epoch another random partition of the training frames into compact blocks.
+
+    Args:
+        xy: (F, 2) positions of all frames in pixels.
+        members: indices of the training frames.
+        block_size: frames per block.
+        seed: of the partitions.
+        max_blocks: blocks per epoch, or None for all, so that every frame is used once.
+        centres: (F,) bool, frames that are scored; the others only help to make the object. None for all.
+        sequential: the first frames of the file, in the same blocks and the same order in every epoch.
+    """
+
+    def __init__(
+        self, xy: NDArray[np.float64], members: NDArray[np.int64], block_size: int, seed: int,
+        max_blocks: int | None = None, *, centres: NDArray[np.bool_] | None = None, sequential: bool = False,
+    ) -> None:  # fmt: skip
+        size = min(block_size, len(members))
+        if sequential and max_blocks is not None:
+            members = members[: max_blocks * size]
+        self.xy, self.members = xy, members
+        self.block_size, self.seed = block_size, seed
+        total = -(-len(members) // size)
+        self.n_blocks = total if max_blocks is None else min(total, max_blocks)
+        self._centres, self._sequential = centres, sequential
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop, so that a resumed run draws what an unbroken one would have."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_blocks
+
+    def __iter__(self) -> Iterator[BlockRequest]:
+        rng = np.random.default_rng([self.seed, 0 if self._sequential else self.epoch])
+        x, y = self.xy[self.members].T
+        blocks, is_new = compact_blocks(x, y, self.block_size, rng=rng)
+        if self._sequential:
+            order = np.argsort(blocks.min(axis=1), kind="stable")
+            blocks, is_new = blocks[order], is_new[order]
+        for block, new in zip(blocks[: self.n_blocks], is_new, strict=False):
+            indices = self.members[block]
+            scored = new if self._centres is None else new & self._centres[indices]
+            yield BlockRequest(indices, np.ones(indices.shape, dtype=bool), scored)
+
+
+class GroupBlocks(Sampler[BlockRequest]):
+    """Groups as somebody else made them, in another order every epoch.
+
+    Args:
+        groups: (n, C) frames of each group.
+        seed: of the order; None keeps the order as it is.
+    """
+
+    def __init__(self, groups: NDArray[np.int64], seed: int | None) -> None:
+        self.groups, self.seed = groups, seed
+        self.n_blocks = len(groups)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_blocks
+
+    def __iter__(self) -> Iterator[BlockRequest]:
+        order = np.arange(self.n_blocks)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        everything = np.ones(self.groups.shape[1], dtype=bool)
+        for at in order:
+            yield BlockRequest(self.groups[at], everything, everything)
+
+
+class ValidationBlocks(Sampler[BlockRequest]):
+    """Withheld frames, scored on an object made without them.
+
+    Each block is centred on a withheld frame: at the rim of a block an object is known too badly to tell one
+    network from another (docs/findings.md, VAL-001). Withheld frames near the centre are scored along.
+
+    Args:
+        xy: (F, 2) positions of all frames in pixels.
+        withheld: indices of the withheld frames.
+        block_size: frames per block.
+        max_blocks: blocks at most, so that validation stays cheaper than training.
+        seed: of the choice of blocks.
+    """
+
+    def __init__(
+        self, xy: NDArray[np.float64], withheld: NDArray[np.int64], block_size: int, max_blocks: int, seed: int
+    ) -> None:  # fmt: skip
+        is_withheld = np.zeros(len(xy), dtype=bool)
+        is_withheld[withheld] = True
+        centres = np.random.default_rng([seed, 1]).permutation(withheld)
+        nearest = cKDTree(xy).query(xy[centres], k=min(block_size, len(xy)))[1].reshape(len(centres), -1)
+        n_central = max(1, nearest.shape[1] // 4)
+        done = np.zeros(len(xy), dtype=bool)
+        self._requests: list[BlockRequest] = []
+        for centre, members in zip(centres, nearest, strict=True):
+            if done[centre] or len(self._requests) == max_blocks:
+                continue
+            scored = is_withheld[members] & ~done[members]
+            scored[n_central:] = False
+            scored |= members == centre
+            done[members[scored]] = True
+            self._requests.append(BlockRequest(members, ~is_withheld[members], scored))
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[BlockRequest]:
+        return iter(self._requests)
+
+
+def split_frames(n_frames: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split scan points at random: indices of the training frames and of the withheld ones, both sorted."""
+    order = np.random.default_rng([seed, 2]).permutation(n_frames)
+    n_withheld = round(fraction * n_frames)
+    return np.sort(order[n_withheld:]), np.sort(order[:n_withheld])
+
+
+def within_bounds(
+    xy: NDArray[np.float64], x_bounds: tuple[float, float], y_bounds: tuple[float, float]
+) -> NDArray[np.bool_]:
+    """(F,) bool: frames whose position lies within these shares of the scan's range, in x and in y.
+
+    The frame nearest to the middle of the bounds always does, so that there is something to train on.
+    """
+    low, span = xy.min(axis=0), np.maximum(np.ptp(xy, axis=0), 1e-9)
+    share = (xy - low) / span
+    bounds = np.array((x_bounds, y_bounds), dtype=float)
+    inside = np.all((share >= bounds[:, 0]) & (share <= bounds[:, 1]), axis=1)
+    inside[np.argmin(np.sum((share - bounds.mean(axis=1)) ** 2, axis=1))] = True
+    return np.asarray(inside, dtype=bool)
