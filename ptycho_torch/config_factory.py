@@ -138,7 +138,7 @@ def create_training_payload(
     populate_legacy_params(tf_config)
     applied = _audit(
         given, knobs, execution, sources, {"N": N, "nphotons": nphotons},
-        (tf_config.model, tf_config, data, model, training, inference),
+        (tf_config.model, tf_config, data, model, training, inference, execution),
     )  # fmt: skip
     applied["sources"] |= dict.fromkeys(set(given) - set(overrides or {}), "profile")
     return TrainingPayload(tf_config, data, model, training, inference, dataclasses.replace(execution), applied)
@@ -196,7 +196,7 @@ def create_inference_payload(
     return InferencePayload(
         tf_config, data, model, inference, dataclasses.replace(execution),
         _audit(overrides, knobs, execution, sources, decided | {"N": data.N, "architecture": model.architecture},
-               (public_model, tf_config, data, model, inference)),
+               (public_model, tf_config, data, model, inference, execution)),
     )  # fmt: skip
 
 

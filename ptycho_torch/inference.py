@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,24 +52,29 @@ def _run_inference_and_reconstruct(
         for note in () if quiet else outcome.notes:
             logger.info("%s", note)
         image = outcome.result.object
-    else:
-        image = _stitched_patches(model, raw_data, config, execution_config)
-    return np.abs(image), np.angle(image)
+        return np.abs(image), np.angle(image)
+    return _stitched(model, raw_data, config, execution_config)
 
 
-def _stitched_patches(model: Any, raw_data: Any, config: Any, execution_config: Any) -> NDArray[np.complex64]:
-    """The object of a module that is not ours."""
+def _stitched(model: Any, raw_data: Any, config: Any, execution_config: Any) -> tuple[Real, Real]:
+    """The object of a module that is not ours, from its patches."""
     from ptycho.errors import InputError
-    from ptycho_torch.workflows import components, stitching
+    from ptycho_torch.workflows import components
 
     if not hasattr(model, "forward_predict"):
         raise InputError(
             f"found a model of type {type(model).__name__}, expected one with forward_predict(X, positions, probe, "
             "input_scale_factor). Name the output folder of a training run."
         )
-    container = components._ensure_container(raw_data, config)
-    patches = components.run_inference_with_lightning(model, container, config, execution_config)
-    return stitching.stitched(model, container, patches, execution_config)
+    # what it looks for in the results of a training run
+    trained = {
+        "models": {"diffraction_to_obj": model},
+        "payload": SimpleNamespace(execution_config=execution_config),
+    }
+    amplitude, phase, _ = components._reassemble_cdi_image_torch(
+        raw_data, config, flip_x=False, flip_y=False, transpose=False, M=20, train_results=trained
+    )
+    return amplitude, phase
 
 
 def save_individual_reconstructions(amplitude: Real, phase: Real, output_dir: str | Path) -> None:

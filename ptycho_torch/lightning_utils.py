@@ -72,6 +72,8 @@ class PlateauStop(pl_callbacks.Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the best loss so far with the best of ``window`` epochs ago."""
+        if self.monitor not in trainer.callback_metrics:  # a module that logs nothing
+            return
         loss = float(trainer.callback_metrics[self.monitor])
         self._best.append(min([loss, *self._best[-1:]]))
         if self.improvement <= 0 or len(self._best) <= self.window:
@@ -115,12 +117,13 @@ def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor:
             )
         )
         made.append(LastCheckpoint(output_dir / CHECKPOINT_FOLDER))
-    made.append(
-        pl_callbacks.EarlyStopping(
-            monitor=monitor, mode=execution.checkpoint_mode, patience=execution.early_stop_patience,
-            check_on_train_epoch_end=True,
-        )
-    )  # fmt: skip
+        # patience waits for a better state, which is worth it only where the best one is kept
+        made.append(
+            pl_callbacks.EarlyStopping(
+                monitor=monitor, mode=execution.checkpoint_mode, patience=execution.early_stop_patience,
+                check_on_train_epoch_end=True, strict=False,
+            )
+        )  # fmt: skip
     if execution.enable_progress_bar:
         made.append(pl_callbacks.TQDMProgressBar())
     return made

@@ -22,6 +22,7 @@ from ptycho_torch.config_params import (
     as_plain,
 )
 from ptycho_torch.data.blocks import Batch
+from ptycho_torch.generators.base import Generator
 from ptycho_torch.generators.registry import build_generator
 from ptycho_torch.objective import LOSS_KEYS, check_objective, objective
 from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
@@ -59,8 +60,8 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         self.inference_config = as_config(InferenceConfig, inference_config)
         # plain types only: such a checkpoint loads under weights_only=True, anywhere
         self.save_hyperparameters({name: as_plain(config) for name, config in self.configs().items()})
-        self.generator = build_generator(self.model_config)
         n = self.data_config.N
+        self.generator = build_generator(self.model_config, n)
         self.probe_parts: Tensor
         self.guess_parts: Tensor
         self.good_pixels: Tensor
@@ -83,6 +84,11 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
             "training_config": self.training_config,
             "inference_config": self.inference_config,
         }
+
+    @property
+    def model(self) -> Generator:
+        """The generator, under the name by which callers of the reference reach the network."""
+        return self.generator
 
     @property
     def probe(self) -> Tensor:

@@ -88,6 +88,7 @@ def create_torch_model_with_gridsize(gridsize: int, N: int, params_dict: Mapping
         params_dict: legacy keys; those that name fields of the backend's configurations are taken.
     """
     known = {_LEGACY_NAMES.get(name, name): value for name, value in params_dict.items() if value is not None}
+    known.setdefault("architecture", "cnn")  # what such dictionaries describe where they do not say it
     C = gridsize**2
     group = {"C_model": C, "C_forward": C, "mode": torch_mode(known.get("model_type", "pinn"))}
     frames = {"N": N, "C": C, "grid_size": (gridsize, gridsize)}

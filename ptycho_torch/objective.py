@@ -121,13 +121,19 @@ def _modulus(canvas: Tensor) -> Tensor:
     return torch.sqrt(canvas.real.square() + canvas.imag.square() + 1e-8)
 
 
+def _phase(canvas: Tensor, lit: Tensor) -> Tensor:
+    """Phase of each object against its own mean direction, so that neither a global phase nor most wraps count."""
+    direction = (canvas * lit).sum(dim=(-2, -1), keepdim=True).detach()
+    return (canvas * direction.conj()).angle()
+
+
 _AMPLITUDE_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Total_Variation": lambda canvas, lit: realspace.total_variation(_modulus(canvas), lit),
     "Mean_Deviation": lambda canvas, lit: realspace.mean_deviation(_modulus(canvas), lit),
 }
 _PHASE_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Total_Variation": realspace.phase_total_variation,
-    "Mean_Deviation": lambda canvas, lit: realspace.mean_deviation(canvas.angle(), lit),
+    "Mean_Deviation": lambda canvas, lit: realspace.mean_deviation(_phase(canvas, lit), lit),
 }
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptycho.errors import InputError
+from ptycho.grouping import compact_blocks
 from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import extract, merge_from_sums, place
-from ptycho_torch.solvers.frames import projection_floor
+from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
 from ptycho_torch.solvers.projection import momentum, projection_sum, vacuum
 
 TILE_PX = 512
@@ -74,9 +76,35 @@ class StreamedFrames:
             current = merged
         return current[None]
 
+    def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; every frame is in one group of neighbours."""
+        raw, shape = self.scan.raw, self.scan.canvas.shape
+        # one generator of its own: the same scan is always grouped in the same way
+        blocks, is_new = compact_blocks(raw.xcoords, raw.ycoords, group, rng=np.random.default_rng(0))
+        size = blocks.shape[1]
+        if size < group:
+            raise InputError(
+                f"{raw.source}: found {size} frame(s), expected at least {group}, the frames of a group (gridsize^2)."
+            )
+        scale, floor = input_scale(self.probe, self._good), MERGE_FLOOR * self._peak()
+        total = torch.zeros(shape, dtype=self.probe.dtype, device=self.probe.device)
+        weight = torch.zeros(shape, device=self.probe.device)
+        for part in torch.arange(len(blocks)).split(max(1, self.batch_size // group)):
+            at = torch.from_numpy(blocks[part.numpy()]).flatten()
+            once = torch.from_numpy(is_new[part.numpy()]).flatten().to(self.probe.device)
+            amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
+            moved = placed_patches(predict, amplitudes, self.scan.fractions[at].to(self.probe.device), group)
+            weights = merge_weights(self._probes(at)) * once[:, None, None]
+            total += place(moved * weights, self._starts(at), shape)
+            weight += place(weights, self._starts(at), shape)
+        return merge_from_sums(total, weight, floor)[None]
+
+    def _peak(self) -> Tensor:
+        return self.probe.abs().square().sum(0).amax()
+
     def illumination(self) -> Tensor:
         """(1, H, W) real, in units of the probe's greatest intensity."""
-        return self._weight[None] / self.probe.abs().square().sum(0).amax()
+        return self._weight[None] / self._peak()
 
     def apply(self, network: nn.Module, features: Tensor) -> Tensor:
         """Run ``network`` over (1, C, H, W) features in tiles with a margin as wide as it can see."""

@@ -77,6 +77,8 @@ SUPERSEDED: dict[type, dict[str, str]] = {
         "rect_s1s2_trainable": _REFERENCE_SCALES,
         "rect_s1s2_init": _REFERENCE_SCALES,
         "num_datasets": "nothing is learned per scan",
+        "decoder_last_amp_channels": "a decoder has as many channels as a group has frames",
+        "edge_pad": "patches are merged by their illumination, which fades towards their rim",
         **dict.fromkeys(
             (
                 "learned_input_channels", "fno_input_transform", "generator_output_mode", "fno_modes", "fno_width",
@@ -120,6 +122,8 @@ REFUSED: dict[type, dict[str, str]] = {
     config_params.ModelConfig: {
         "gaussian_smoothing_sigma": "frames are placed exactly, so that there are no steps to smooth",
         "physics_forward_mode": "only 'amplitude' is available",
+        "cnn_output_mode": "only 'amp_phase' is available",
+        "use_shared_decoder": "amplitude and phase have decoders of their own",
         "probe_reference_coeff": "losses on the probe are not available",
     },
     config_params.TrainingConfig: {"epochs_fine_tune": _STAGES, "enable_staged_finetuning": _STAGES},
@@ -128,15 +132,19 @@ REFUSED: dict[type, dict[str, str]] = {
 """Configuration -> field -> why it does not act; a changed value is refused."""
 
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    "projection_unet": ("stages", "projection_steps", "later_projection_steps", "unet_channels"),
+    # its projections are the figure without the network for every architecture
+    "projection_unet": ("unet_channels",),
     "cnn": (
-        "n_filters_scale", "amp_activation", "probe_big", "batch_norm", "edge_pad", "decoder_last_c_outer_fraction",
-        "decoder_last_amp_channels", "use_legacy_decoder_channel_override", "use_shared_decoder", "cnn_output_mode",
+        "n_filters_scale", "amp_activation", "probe_big", "batch_norm", "decoder_last_c_outer_fraction",
+        "use_legacy_decoder_channel_override", "use_shared_decoder", "cnn_output_mode",
         "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
         "decoder_spatial_kernel",
     ),
 }  # fmt: skip
 """Architecture -> fields of the model configurations that only it has."""
+
+
+_OF_CHECKPOINTS = ("checkpoint_save_top_k", "checkpoint_monitor_metric", "checkpoint_mode", "early_stop_patience")
 
 
 def changed_fields(config: Any) -> dict[str, tuple[Any, Any]]:
@@ -159,6 +167,8 @@ def superseded_reason(config: Any, name: str) -> str | None:
     for architecture, options in OPTIONS_OF.items():
         if own is not None and own != architecture and name in options:
             return f"it is an option of the architecture {architecture!r}"
+    if isinstance(config, PyTorchExecutionConfig) and name in _OF_CHECKPOINTS and not config.enable_checkpointing:
+        return "there are no checkpoints (enable_checkpointing=False)"
     return SUPERSEDED[type(config)].get(name)
 
 
@@ -185,7 +195,7 @@ def refuse_settings(*configs: Any) -> None:
     for config in configs:
         changed = changed_fields(config)
         for name, (value, default) in changed.items():
-            if name in REFUSED[type(config)]:
+            if name in REFUSED[type(config)] and superseded_reason(config, name) is None:
                 raise InputError(
                     f"{name}={value!r} does not act in this version: {REFUSED[type(config)][name]}. Leave it at "
                     f"{default!r}."

@@ -123,7 +123,7 @@ def _photons(source: Any, frames: NDArray[np.float32], nphotons: float) -> float
 
 
 def _true_patches(source: Any, n: int, side: int, C: int) -> NDArray[np.complex64] | None:
-    patches = entry(source, "Y")
+    patches = entry(source, "Y") if entry(source, "has_labels", True) else None
     if patches is None or np.size(patches) != n * side * side * C:
         return None
     stack = np.asarray(patches, dtype=np.complex64).reshape(n, side, side, C)

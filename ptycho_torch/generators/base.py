@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -25,6 +26,14 @@ class FramesOnCanvas(Protocol):
 
     def illumination(self) -> Tensor:
         """(B, H, W) real: sum over frames and modes of |P|^2 over the maximum of sum over modes |P|^2."""
+        ...
+
+    def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
+        """(B, H, W) complex: patches predicted from frames alone, merged by their illumination.
+
+        ``predict`` maps amplitudes (G, ``group``, N, N), zero frequency at N//2, of a mean energy of (N/2)^2 per
+        frame, to object patches of that shape, complex, each centred on its own position.
+        """
         ...
 
     def apply(self, network: nn.Module, features: Tensor) -> Tensor:

@@ -12,12 +12,32 @@ import torch
 from ptycho.errors import InputError
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.generators.base import Generator
+from ptycho_torch.generators.cnn import CnnAutoencoder
+from ptycho_torch.generators.patchwise import Patchwise
 from ptycho_torch.generators.projection_unet import ProjectionUNet
 
-Builder = Callable[[ModelConfig], Generator]
+Builder = Callable[[ModelConfig, int], Generator]
+"""Makes a generator for frames of a given side."""
 
 
-def _projection_unet(config: ModelConfig) -> Generator:
+def _cnn(config: ModelConfig, side: int) -> Generator:
+    network = CnnAutoencoder(
+        n_side=side,
+        # without a merge nothing ties the frames of a group together
+        n_channels=config.C_model if config.object_big else 1,
+        **{name: getattr(config, name) for name in _CNN_OPTIONS},
+    )
+    return Patchwise(network, config.projection_steps + (config.stages - 1) * config.later_projection_steps)
+
+
+_CNN_OPTIONS = (
+    "n_filters_scale", "amp_activation", "probe_big", "batch_norm", "cbam_encoder", "cbam_bottleneck", "cbam_decoder",
+    "eca_encoder", "eca_decoder", "spatial_decoder", "decoder_spatial_kernel", "decoder_last_c_outer_fraction",
+    "use_legacy_decoder_channel_override",
+)  # fmt: skip
+
+
+def _projection_unet(config: ModelConfig, side: int) -> Generator:
     base = config.unet_channels
     return ProjectionUNet(
         stages=config.stages,
@@ -27,7 +47,7 @@ def _projection_unet(config: ModelConfig) -> Generator:
     )
 
 
-_BUILDERS: dict[str, Builder] = {ProjectionUNet.name: _projection_unet}
+_BUILDERS: dict[str, Builder] = {ProjectionUNet.name: _projection_unet, Patchwise.name: _cnn}
 
 
 def available() -> tuple[str, ...]:
@@ -46,13 +66,17 @@ def register(name: str, builder: Builder) -> None:
     _BUILDERS[name] = builder
 
 
-def build_generator(config: ModelConfig) -> Generator:
+def build_generator(config: ModelConfig, side: int) -> Generator:
     """The network that ``config.architecture`` names, with fresh weights from torch's current seed.
 
+    Args:
+        config: of the network.
+        side: N of the frames, in pixels.
+
     Raises:
-        InputError: the name is not registered; the message lists those that are.
+        InputError: the name is not registered (the message lists those that are); an option that it cannot take.
     """
-    return _BUILDERS[_known(config.architecture)](config)
+    return _BUILDERS[_known(config.architecture)](config, side)
 
 
 def _known(name: str) -> str:

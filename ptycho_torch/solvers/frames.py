@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
-from ptycho_torch.physics.detector import detector_order, expected_counts
+from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, rate
+from ptycho_torch.physics.fourier import fourier_shift
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
-from ptycho_torch.physics.patches import place
+from ptycho_torch.physics.patches import merge_from_sums, place
 from ptycho_torch.solvers.projection import project, vacuum
 
 PROJECTION_FLOOR = 1e-2
@@ -16,6 +20,39 @@ PROJECTION_FLOOR = 1e-2
 def projection_floor(probe: Tensor) -> Tensor:
     """The merge's floor for a probe (M, N, N): a constant of the probe, not of the batch."""
     return PROJECTION_FLOOR * probe.detach().abs().square().sum(0).amax()
+
+
+MERGE_FLOOR = 1e-6
+"""Regularisation of the merge of predicted patches, in units of the probe's greatest intensity."""
+
+
+def input_scale(probe: Tensor, good_pixels: Tensor | None = None) -> Tensor:
+    """Factor that brings square roots of counts to a mean energy of (N/2)^2 per frame.
+
+    Args:
+        probe: (M, N, N) complex, scaled to counts: what it puts on the good pixels are the mean counts.
+        good_pixels: (N, N) bool, zero frequency first, or None for all.
+    """
+    light = rate(probe.detach())
+    power = light.sum() if good_pixels is None else light[good_pixels].sum()
+    return probe.shape[-1] / 2 / power.sqrt()
+
+
+def placed_patches(predict: Callable[[Tensor], Tensor], amplitudes: Tensor, fractions: Tensor, group: int) -> Tensor:
+    """Patches predicted from amplitudes, moved from their positions onto the canvas's own pixels.
+
+    Args:
+        predict: see :class:`ptycho_torch.generators.base.FramesOnCanvas`.
+        amplitudes: (F, N, N), zero frequency at N//2; F is a multiple of ``group``, and groups stand together.
+        fractions: (F, 2) sub-pixel remainders.
+        group: frames of a group.
+
+    Returns:
+        (F, N, N) complex.
+    """
+    patches = predict(amplitudes.unflatten(0, (-1, group))).flatten(0, 1)
+    # the departure from vacuum is moved: it is what is small at the rim, where a Fourier shift wraps round
+    return 1 + fourier_shift(patches - 1, fractions)
 
 
 class BlockFrames:
@@ -37,7 +74,7 @@ class BlockFrames:
     ) -> None:  # fmt: skip
         self.counts = detector_order(counts)
         self.good_pixels = None if good_pixels is None else detector_order(good_pixels)
-        self.starts, self.shape = starts, shape
+        self.starts, self.fractions, self.shape, self.used = starts, fractions, shape, used
         self._amplitudes = self.counts.sqrt()
         self.probes = shift_probe(probe, fractions)
         self._floor = projection_floor(probe)
@@ -56,6 +93,30 @@ class BlockFrames:
     def illumination(self) -> Tensor:
         """(B, H, W) real, in units of the probe's greatest intensity."""
         return place(merge_weights(self._lighting), self.starts, self.shape) / self._peak
+
+    def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; withheld frames are in no group."""
+        blocks, size = self.starts.shape[:2]
+        order, counts_once = self._filled_up(-(-size // group) * group)
+
+        def chosen(values: Tensor) -> Tensor:
+            return torch.stack([part[at] for part, at in zip(values, order, strict=True)])
+
+        amplitudes = centred_order(chosen(self._amplitudes)) * input_scale(self.probes[0, 0], self.good_pixels)
+        moved = placed_patches(predict, amplitudes.flatten(0, 1), chosen(self.fractions).flatten(0, 1), group)
+        weights = chosen(merge_weights(self._lighting)) * counts_once[..., None, None]
+        starts = chosen(self.starts)
+        weighted = place(moved.unflatten(0, (blocks, -1)) * weights, starts, self.shape)
+        return merge_from_sums(weighted, place(weights, starts, self.shape), MERGE_FLOOR * self._peak)
+
+    def _filled_up(self, size: int) -> tuple[Tensor, Tensor]:
+        """(B, size) used frames of each block, repeated to fill it, and whether each stands there the first time."""
+        used = torch.ones(self.starts.shape[:2], dtype=torch.bool, device=self.starts.device)
+        used = used if self.used is None else self.used
+        number = used.sum(1, keepdim=True).clamp(min=1)
+        at = torch.arange(size, device=used.device)
+        first = (~used).long().argsort(dim=1, stable=True)
+        return first.gather(1, at % number), at < number
 
     def apply(self, network: nn.Module, features: Tensor) -> Tensor:
         """``network`` on the whole of (B, C, H, W) features."""

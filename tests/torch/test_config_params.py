@@ -89,7 +89,7 @@ class TestKeywords:
         configs = [cls(**keywords) for cls, keywords in PTYCHODUS.items() if cls is not DatagenConfig]
         # its decoder has as many amplitude channels as a group has frames
         assert settings.check_settings(*configs) == [
-            "decoder_last_amp_channels=4 has no effect: it is an option of the architecture 'cnn'."
+            "decoder_last_amp_channels=4 has no effect: a decoder has as many channels as a group has frames."
         ]
 
     def test_object_big_default_parity(self):

@@ -81,6 +81,89 @@ def test_the_streamed_deviance_is_that_of_the_rates(scan, probe):
     assert expected == pytest.approx(expected_deviance(rates), rel=1e-3)
 
 
+def smooth_object(shape):
+    """A band-limited object that is vacuum towards the rim of the canvas, and a function to evaluate it anywhere."""
+    middle = (np.array(shape) - 1) / 2
+
+    def value(rows, columns):
+        bump = np.exp(-((rows - middle[0]) ** 2 + (columns - middle[1]) ** 2) / (2 * 9.0**2))
+        return 1 + bump * (0.3j + 0.2 * np.cos(0.2 * rows) * np.sin(0.15 * columns))
+
+    rows, columns = np.indices(shape)
+    return value, value(rows, columns)
+
+
+@pytest.fixture(scope="module")
+def tagged():
+    """A scan whose frames tell their number by two pixels of their corner."""
+    raw = small_scan(40)
+    raw.diff3d[:, 0, 0] = (np.arange(40) + 1) ** 2
+    raw.diff3d[:, 0, 1] = 100**2
+    return PlacedScan.of(raw)
+
+
+def numbers(amplitudes):
+    """Which frames these are; only right if zero frequency is in their middle."""
+    return (100 * amplitudes[..., 0, 0] / amplitudes[..., 0, 1]).round().long() - 1
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_true_patches_merge_to_the_true_object(tagged, group):
+    """Each patch is the object round the frame's exact position; it lands there, to a fraction of a pixel."""
+    value, truth = smooth_object(tagged.canvas.shape)
+    exact = (tagged.starts + tagged.fractions).numpy()
+    grid = np.arange(32.0)
+    patches = torch.from_numpy(
+        np.stack([value(y + grid[:, None], x + grid[None, :]) for y, x in exact]).astype(np.complex64)
+    )
+    light = torch.from_numpy(scaled_guess(tagged.raw))
+    for frames in (whole_block(tagged, light), stream(tagged, light, 7)):
+        merged = frames.from_patches(lambda amplitudes: patches[numbers(amplitudes)], group)[0].numpy()
+        lit = frames.illumination()[0].numpy() > 0.5
+        np.testing.assert_allclose(merged[lit], truth[lit], atol=5e-3)
+        assert np.abs(merged[~lit] - truth[~lit]).max() < 0.5, "vacuum or object, nothing else"
+
+
+def test_networks_are_fed_with_a_fixed_mean_energy(scan, probe):
+    for frames in (whole_block(scan, probe), stream(scan, probe, 9)):
+        seen = []
+
+        def predict(amplitudes, seen=seen):
+            seen.append(amplitudes.square().sum((-2, -1)).flatten())
+            return torch.ones_like(amplitudes, dtype=torch.complex64)
+
+        merged = frames.from_patches(predict, 4)
+        torch.testing.assert_close(merged, torch.ones_like(merged), rtol=1e-4, atol=1e-4)
+        energies = torch.cat(seen)
+        assert len(energies) == 40 and energies.mean().item() == pytest.approx(16.0**2, rel=1e-3)
+
+
+def test_withheld_frames_are_in_no_group(tagged):
+    used = torch.ones(1, 40, dtype=torch.bool)
+    used[0, ::3] = False
+    seen = []
+
+    def predict(amplitudes):
+        seen.extend(numbers(amplitudes).flatten().tolist())
+        return torch.ones_like(amplitudes, dtype=torch.complex64)
+
+    whole_block(tagged, torch.from_numpy(scaled_guess(tagged.raw)), used).from_patches(predict, 4)
+    assert set(seen) == set(torch.nonzero(used[0]).flatten().tolist()) and len(seen) % 4 == 0
+
+
+def test_every_frame_of_a_stream_counts_once(tagged):
+    """Groups of 3 do not divide 40 frames: the one that fills up the last group has its weight once only."""
+    light = torch.from_numpy(scaled_guess(tagged.raw))
+    one = torch.zeros(40)
+    one[17] = 1.0
+
+    def predict(amplitudes):
+        return torch.ones_like(amplitudes, dtype=torch.complex64) * (1 + one[numbers(amplitudes)])[..., None, None]
+
+    single = stream(tagged, light, 40).from_patches(predict, 1)
+    torch.testing.assert_close(stream(tagged, light, 40).from_patches(predict, 3), single, rtol=1e-4, atol=1e-4)
+
+
 def test_a_block_keeps_the_relative_placement():
     starts = torch.tensor([[[10, 20], [14, 17]], [[3, 3], [3, 9]]])
     local, shape = relative_to_block(starts, 8)

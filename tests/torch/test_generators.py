@@ -3,26 +3,44 @@
 import pytest
 import torch
 
+from ptycho.config.config import ModelConfig as PublicModelConfig
+from ptycho.config.config import TrainingConfig
 from ptycho.errors import InputError
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.generators.projection_unet import ProjectionUNet, apply_correction, correction_features
-from ptycho_torch.generators.registry import available, build_generator, register
+from ptycho_torch.generators.registry import available, build_generator, register, resolve_generator
 from ptycho_torch.generators.unet import UNet
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match=r"projection_unnet.*did you mean 'projection_unet'"):
-        build_generator(ModelConfig(architecture="projection_unnet"))
-    assert "projection_unet" in available()
+        build_generator(ModelConfig(architecture="projection_unnet"), 64)
+    assert available() == ("cnn", "projection_unet")
 
 
 def test_a_taken_name_is_refused():
     with pytest.raises(ValueError, match="registered already"):
-        register("projection_unet", lambda config: ProjectionUNet())
+        register("projection_unet", lambda config, side: ProjectionUNet())
+
+
+def test_the_published_network_by_its_name():
+    config = ModelConfig(architecture="cnn", n_filters_scale=1.0, C_model=4, C_forward=4, batch_norm=True)
+    found = build_generator(config, 64)
+    assert found.name == "cnn" and found.autoencoder.encoder.blocks[0].conv1.weight.shape[1] == 4
+    apart = build_generator(ModelConfig(architecture="cnn", object_big=False, C_model=4, C_forward=4), 64)
+    assert apart.autoencoder.n_channels == 1
+    with pytest.raises(InputError, match="N=32, expected one of 64, 128, 256"):
+        build_generator(config, 32)
+
+
+def test_architectures_for_callers_that_build_by_name():
+    assert resolve_generator(TrainingConfig(PublicModelConfig(architecture="cnn"))).name == "cnn"
+    with pytest.raises(ValueError, match="architecture 'unknown' is not available"):
+        resolve_generator(TrainingConfig(PublicModelConfig(architecture="unknown")))
 
 
 def test_the_configuration_shapes_the_network():
-    small = build_generator(ModelConfig(unet_channels=4, stages=3, projection_steps=7, later_projection_steps=2))
+    small = build_generator(ModelConfig(unet_channels=4, stages=3, projection_steps=7, later_projection_steps=2), 64)
     assert isinstance(small, ProjectionUNet)
     assert small.steps == [7, 2, 2]
     assert len(small.correctors) == 2, "stages after the second share its weights"
