@@ -49,7 +49,10 @@ def _run_inference_and_reconstruct(
         from ptycho_torch.workflows import reconstruct
 
         outcome = reconstruct.infer_with(model, raw_data, execution_config)
-        for note in () if quiet else outcome.notes:
+        notes = list(outcome.notes)
+        if execution_config.num_workers:
+            notes.append(f"num_workers={execution_config.num_workers} has no effect: the frames are streamed.")
+        for note in () if quiet else notes:
             logger.info("%s", note)
         image = outcome.result.object
         return np.abs(image), np.angle(image)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptycho.cli import shared
-from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, HeadedCommand, knob_options
+from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, knob_options
 from ptycho.cli.logs import verbosity_options
+from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import InferenceConfig, ModelConfig, TrainingConfig
@@ -17,7 +18,7 @@ from ptycho.config.models import InferenceConfig, ModelConfig, TrainingConfig
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-__all__ = ["infer"]
+__all__ = ["infer", "start_inference"]
 
 
 @click.command(cls=HeadedCommand)
@@ -43,11 +44,22 @@ def infer(
     Example:
       ptychopinn infer results other_scan.npz --crop 64 --output-dir other_results
     """
+    settings = resolve(ctx, options, config_file)
+    folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
+    start_inference(settings, model, scan, folder, overwrite=overwrite, config_file=config_file, dry_run=dry_run)
+
+
+def start_inference(
+    settings: Settings, model: Path, scan: Path, folder: Path, *, overwrite: bool, config_file: Path | None,
+    dry_run: bool, names: tuple[str, str] = ("model", "scan"),
+) -> None:  # fmt: skip
+    """Reconstruct the file `scan` with a trained `model` and write into `folder`, or say what that would be.
+
+    names: what the running command calls the two, for the table of the dry run.
+    """
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import RESULT_FILES, check_output_dir, clear_results, write_outputs
 
-    settings = resolve(ctx, options, config_file)
-    folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
     inputs = [path for path in (scan, settings.get("reference"), config_file) if path is not None]
     out = check_output_dir(folder, overwrite=overwrite, replaces=RESULT_FILES, inputs=inputs)
     archive = _find_model(model)
@@ -58,10 +70,12 @@ def infer(
         InferenceConfig, settings.values,
         model=ModelConfig(N=raw.N), model_path=archive, test_data_file=scan, output_dir=out,
     )  # fmt: skip
+    shared.check_backend(config.backend)
     # The archive's configuration is not in these: it was checked when the model was trained.
     notes = shared.check_settings(config, execution)
     if dry_run:
-        _describe(config, execution, raw, settings, notes, config_file)
+        paths = dict(zip((*names, "output_dir"), (archive, scan, out), strict=True))
+        _describe(config, execution, raw, settings, notes, paths, config_file)
         return
     shared.set_threads(settings.get("threads"))
     outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution)
@@ -73,13 +87,13 @@ def infer(
 
 def _describe(
     config: InferenceConfig, execution: PyTorchExecutionConfig, raw: RawData, settings: Settings,
-    notes: list[str], config_file: Path | None,
+    notes: list[str], paths: dict[str, Path], config_file: Path | None,
 ) -> None:  # fmt: skip
-    """The dry run: what the run would do."""
+    """The dry run: what the run would do. paths: by what the command calls them."""
     from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
 
-    paths = {"model": config.model_path, "scan": config.test_data_file, "output_dir": config.output_dir}
-    fields = [knob.field for knob in INFERENCE_KNOBS]
+    # Those that act, and whatever else the command has a flag for and was told.
+    fields = [*(knob.field for knob in INFERENCE_KNOBS), *settings.values]
     about_scan = shared.build_config(TrainingConfig, settings.values, model=config.model)
     sections = {
         "command": rows_of_command(settings, paths),

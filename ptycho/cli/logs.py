@@ -1,18 +1,20 @@
-"""Messages of the library on standard error, as plain lines; --verbose and --quiet."""
+"""Messages of the library on standard error, as plain lines; --verbose, --quiet and --console-level."""
 
 from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["is_quiet", "verbosity_options"]
+__all__ = ["console_level_option", "is_quiet", "verbosity_options"]
 
 _OURS = ("ptycho", "ptycho_torch")
 _LEVELS = {"quiet": logging.ERROR, "verbose": logging.DEBUG}
+_CONSOLE_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _STATE = "ptychopinn.log_level"
 # What the warnings module hands to logging: "file:line: Category: message", then a line of source.
 _WARNING = re.compile(r"^.*?:\d+: \w+: (.*?)(\n  .*)?$", re.DOTALL)
@@ -60,10 +62,10 @@ def _start(ctx: click.Context, level: int) -> None:
     handler = _ClickHandler()
     handler.setFormatter(_PlainFormatter("%(message)s"))
     logging.getLogger().addHandler(handler)
-    logging.captureWarnings(True)
+    release = _show_warnings(root)
 
     def stop() -> None:
-        logging.captureWarnings(False)
+        release()
         logging.getLogger().removeHandler(handler)
         for name in _OURS:
             logging.getLogger(name).setLevel(logging.NOTSET)
@@ -71,10 +73,45 @@ def _start(ctx: click.Context, level: int) -> None:
     root.call_on_close(stop)
 
 
+def _show_warnings(root: click.Context) -> Callable[[], None]:
+    """Let Python warnings appear as plain lines too; returns what undoes it.
+
+    They go through logging, except for a command with `keeps_warnings`: its callers record them, which they
+    cannot do when logging has taken them.
+    """
+    if not getattr(root.command, "keeps_warnings", False):
+        logging.captureWarnings(True)
+        return lambda: logging.captureWarnings(False)
+    before = warnings.formatwarning
+
+    def plain(message: Warning | str, *_: Any, **__: Any) -> str:
+        return "" if root.meta[_STATE] >= logging.ERROR else f"Warning: {message}\n"
+
+    warnings.formatwarning = plain
+
+    def restore() -> None:
+        warnings.formatwarning = before
+
+    return restore
+
+
 def is_quiet() -> bool:
     """True when --quiet was given to the running command."""
     ctx = click.get_current_context(silent=True)
-    return ctx is not None and ctx.find_root().meta.get(_STATE) == _LEVELS["quiet"]
+    return ctx is not None and ctx.find_root().meta.get(_STATE, logging.INFO) >= logging.ERROR
+
+
+def console_level_option(function: F) -> F:
+    """Add --console-level, the older commands' way to say --verbose and --quiet, and what lies between."""
+
+    def chosen(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            _start(ctx, getattr(logging, value))
+
+    return click.option(
+        "--console-level", type=click.Choice(_CONSOLE_LEVELS), metavar="LEVEL", expose_value=False, is_eager=True,
+        callback=chosen, help="Say messages of this level and above. [default: INFO]",
+    )(function)  # fmt: skip
 
 
 def verbosity_options(function: F) -> F:

@@ -1,30 +1,20 @@
-"""The command `ptychopinn`: finds the verb, and turns mistakes of users into one message."""
+"""The command `ptychopinn`: finds the verb."""
 
 from __future__ import annotations
 
-import errno
 import importlib
-import logging
 from typing import Any
 
 import click
 
 from ptycho import __version__
 from ptycho.cli.logs import verbosity_options
-from ptycho.errors import PtychoError
+from ptycho.cli.mistakes import reported
 
 __all__ = ["cli", "main"]
 
-logger = logging.getLogger(__name__)
-
 # The verbs in the order of the help text; each is the function of that name in the module of that name.
 _VERBS = ("demo", "train", "infer", "evaluate")
-
-
-class UserMistake(click.ClickException):
-    """Shown as `Error: <message>` on standard error; ends the program with exit code 2."""
-
-    exit_code = 2
 
 
 class VerbGroup(click.Group):
@@ -40,16 +30,8 @@ class VerbGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with reported():
             return super().invoke(ctx)
-        except PtychoError as error:
-            logger.debug("Where it was raised:", exc_info=True)
-            raise UserMistake(str(error)) from error
-        except OSError as error:
-            if error.errno in (None, errno.EPIPE):
-                raise
-            logger.debug("Where it was raised:", exc_info=True)
-            raise UserMistake(f"{error.filename or 'File system'}: {error.strerror}.") from error
 
 
 @click.group(

@@ -8,15 +8,17 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ptycho.cli import older_options as older
+from ptycho.cli.fields import file_only_fields
 from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, TRAINING_KNOBS, Knob
-from ptycho.cli.resolve import file_only_fields
 
-__all__ = ["TABLES", "file_only_table", "flag_table", "with_tables"]
+__all__ = ["TABLES", "file_only_table", "flag_table", "older_table", "with_tables"]
 
 
 def _cell(text: str) -> str:
@@ -27,8 +29,12 @@ def _default(value: Any) -> str:
     return "unset" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def _row(knob: Knob, verbs: str) -> str:
-    flag = ", ".join(f"`{part}`" for part in knob.flag.split("/"))
+    flag = _code(knob.flag.split("/"))
     text = re.sub(r" ?\[default: .*\]", "", knob.help)
     if isinstance(knob.kind, click.Choice):
         text = f"{text} One of {', '.join(knob.kind.choices)}."
@@ -55,7 +61,53 @@ def file_only_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"flags": flag_table, "file-only": file_only_table}
+def older_table() -> str:
+    """The flags of the older commands: first those that stand for a field, then each command's others."""
+    return "\n\n".join("\n".join(lines) for lines in (_older_training(), _older_inference(), _older_others()))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _older_training() -> list[str]:
+    commands = "`ptycho_train`", "`python -m ptycho_torch.train`"
+    lines = [_line("key in a file", *commands, "other spellings"), "|---" * 4 + "|"]
+    for by_field, by_module in zip(older.ptycho_training_knobs(), older.module_training_knobs(), strict=True):
+        flags = by_field.flag.split("/"), by_module.flag.split("/")
+        others = sorted({*by_field.older, *by_module.older} - {*flags[0], *flags[1]})
+        lines.append(_line(f"`{by_field.field}`", _code(flags[0]), _code(flags[1]), _code(others)))
+    return lines
+
+
+def _older_inference() -> list[str]:
+    lines = [_line("key in a file", "`ptycho_inference`", "`python -m ptycho_torch.inference`"), "|---" * 3 + "|"]
+    both = [{k.field: k for k in made} for made in (older.ptycho_inference_knobs(), older.module_inference_knobs())]
+    for field in {**both[0], **both[1]}:
+        lines.append(_line(f"`{field}`", *(_spellings(knobs.get(field)) for knobs in both)))
+    return lines
+
+
+def _older_others() -> list[str]:
+    lines = [_line("command", "flag", "what"), "|---" * 3 + "|"]
+    for command, extras in _OTHERS.items():
+        lines += [_line(f"`{command}`", _code(extra.flags), _cell(extra.what)) for extra in extras]
+    return lines
+
+
+_OTHERS = {
+    "ptycho_train": older.PTYCHO_TRAIN,
+    "ptycho_inference": older.PTYCHO_INFERENCE,
+    "python -m ptycho_torch.train": older.MODULE_TRAIN,
+    "python -m ptycho_torch.inference": older.MODULE_INFERENCE,
+}
+
+
+def _spellings(knob: Knob | None) -> str:
+    return "-" if knob is None else _code((*knob.flag.split("/"), *knob.older))
+
+
+TABLES = {"flags": flag_table, "file-only": file_only_table, "older-flags": older_table}
 
 
 def with_tables(text: str) -> str:

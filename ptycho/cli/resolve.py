@@ -18,24 +18,18 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, TRAINING_KNOBS, Devices
+from ptycho.cli.fields import DEPRECATED, ELSEWHERE, OWNERS, file_only_fields, hints, kind_for
+from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, TRAINING_KNOBS
 from ptycho.config.execution import PyTorchExecutionConfig
-from ptycho.config.models import ModelConfig, TrainingConfig
+from ptycho.config.models import ModelConfig
 from ptycho.errors import InputError
 
-__all__ = ["FILE_SECTIONS", "Settings", "file_only_fields", "resolve"]
+__all__ = ["FILE_SECTIONS", "Settings", "resolve"]
 
 logger = logging.getLogger(__name__)
 
 FILE_SECTIONS: dict[str, type] = {"model": ModelConfig, "execution": PyTorchExecutionConfig}
-OWNERS = (ModelConfig, TrainingConfig, PyTorchExecutionConfig)
-_DEPRECATED = {"n_images": "n_groups"}
 _ONLY_FLAGS = ("config_file", "dry_run", "overwrite", "help")
-_ELSEWHERE = {
-    "train_data_file": "the scan is named on the command line",
-    "test_data_file": "frames for validation are withheld from the scan (val_fraction)",
-    "model": "it is a section of 'name: value' lines",
-}
 
 
 @dataclass
@@ -120,14 +114,14 @@ def _entries(content: dict[str, Any], path: Path) -> Iterator[_Entry]:
 def _known_name(ctx: click.Context, entry: _Entry, kinds: dict[str, Any], path: Path) -> str:
     """The name of the setting; InputError when the command has none of that name."""
     name = entry.name
-    if name in _DEPRECATED:
-        new = _DEPRECATED[name]
+    if name in DEPRECATED and name not in kinds:
+        new = DEPRECATED[name]
         logger.warning("Configuration file %s: %s is deprecated; say %s.", path, entry.place, new)
         name = new
     if name in kinds:
         return name
-    if name in _ELSEWHERE:
-        raise InputError(f"Configuration file {path}: {entry.place} cannot be set there: {_ELSEWHERE[name]}.")
+    if name in ELSEWHERE:
+        raise InputError(f"Configuration file {path}: {entry.place} cannot be set there: {ELSEWHERE[name]}.")
     if any(f.name == name for owner in OWNERS for f in dataclasses.fields(owner)):
         raise InputError(
             f"Configuration file {path}: {entry.place} does not act in `{ctx.info_name}`, only in training. "
@@ -138,8 +132,9 @@ def _known_name(ctx: click.Context, entry: _Entry, kinds: dict[str, Any], path: 
 
 def _flag_spellings(kinds: dict[str, Any]) -> dict[str, str]:
     """Name of a flag, as somebody may write it in a file -> the field."""
-    knobs = (*SCAN_KNOBS, *TRAINING_KNOBS, *INFERENCE_KNOBS)
-    return {knob.flag.split("/")[0].lstrip("-").replace("-", "_"): knob.field for knob in knobs if knob.field in kinds}
+    knobs = [knob for knob in (*SCAN_KNOBS, *TRAINING_KNOBS, *INFERENCE_KNOBS) if knob.field in kinds]
+    flags = [(flag, knob.field) for knob in knobs for flag in (*knob.older, knob.flag.split("/")[0])]
+    return {flag.lstrip("-").replace("-", "_"): field for flag, field in flags}
 
 
 def _unknown(path: Path, place: str, name: str, known: dict[str, str]) -> InputError:
@@ -157,36 +152,22 @@ def _unknown(path: Path, place: str, name: str, known: dict[str, str]) -> InputE
 def _kinds_of_values(ctx: click.Context) -> dict[str, tuple[Any, Any]]:
     """Setting -> (click type or None, annotation) of everything that a file may state for this command.
 
-    `train` takes every field of the configuration; another command what it has options for.
+    A training command takes every field of the configuration; another command what it has options for.
     """
     options = {
         str(p.name): p.type
         for p in ctx.command.params
         if isinstance(p, click.Option) and p.expose_value and p.name not in _ONLY_FLAGS
     }
-    hints = {name: hint for owner in OWNERS for name, hint in typing.get_type_hints(owner).items()}
-    kinds: dict[str, tuple[Any, Any]] = {name: (kind, hints.get(name, Path | None)) for name, kind in options.items()}
-    if ctx.command.name == "train":
-        kinds.update({f.name: (_kind_for(hints[f.name]), hints[f.name]) for _, f in file_only_fields()})
+    known = hints()
+
+    def hint(name: str, kind: Any) -> Any:
+        return known.get(name, bool if isinstance(kind, type(click.BOOL)) else Path | None)
+
+    kinds: dict[str, tuple[Any, Any]] = {name: (kind, hint(name, kind)) for name, kind in options.items()}
+    if "nepochs" in options:
+        kinds.update({f.name: (kind_for(known[f.name]), known[f.name]) for _, f in file_only_fields()})
     return kinds
-
-
-def file_only_fields() -> list[tuple[type, dataclasses.Field[Any]]]:
-    """(owner, field) of what a file may state for `train` and no flag sets; a field that exists twice once."""
-    known = {knob.field for knob in (*SCAN_KNOBS, *TRAINING_KNOBS)} | {*_ELSEWHERE, *_DEPRECATED, "output_dir"}
-    found = {f.name: (owner, f) for owner in OWNERS for f in dataclasses.fields(owner) if f.name not in known}
-    return list(found.values())
-
-
-def _kind_for(hint: Any) -> Any:
-    """The click type for an annotation; None for sequences, which the dataclass checks itself."""
-    parts = typing.get_args(hint) or (hint,)
-    if int in parts and str in parts:
-        return Devices()
-    for part, kind in ((bool, click.BOOL), (float, click.FLOAT), (int, click.INT), (str, click.STRING)):
-        if part in parts:
-            return kind
-    return None
 
 
 def _converted(entry: _Entry, kind: Any, hint: Any, path: Path) -> Any:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ptycho.cli.knobs import SCAN_KNOBS, Duration, knob_options
+from ptycho.cli.knobs import SCAN_KNOBS, knob_options
 from ptycho.cli.logs import is_quiet
+from ptycho.cli.options import HeadedOption
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import ModelConfig, TrainingConfig
 from ptycho.errors import InputError, PtychoError
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE",
-    "Duration",
     "build_config",
+    "check_backend",
     "check_settings",
     "comparison_options",
     "config_options",
+    "crop_option",
     "execution_config",
     "load_backend",
     "load_reference",
     "load_scan",
+    "no_empty_folder",
     "output_options",
     "scan_options",
     "set_threads",
@@ -63,7 +66,8 @@ def output_options(default: str | None = None) -> Callable[[F], F]:
             function
         )
         return click.option(
-            "--output-dir", "-o", type=FILE, default=default, show_default=True,
+            "--output-dir", "-o", type=FILE, default=default, show_default=True, cls=HeadedOption,
+            aliases=("--output_dir",),
             help="Folder for everything that is written; new or empty." + (" [required]" if default is None else ""),
         )(function)  # fmt: skip
 
@@ -94,13 +98,17 @@ def config_options(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def scan_options(function: F) -> F:
-    """What a scan file may need to be said about it: --crop, and the domain of its frames."""
-    function = knob_options(*SCAN_KNOBS)(function)
+def crop_option(function: F) -> F:
+    """--crop."""
     return click.option(
         "--crop", type=click.IntRange(min=1), metavar="N",
         help="Use the central N x N pixels of each frame. The object pixel grows, the rest follows.",
     )(function)  # fmt: skip
+
+
+def scan_options(function: F) -> F:
+    """What a scan file may need to be said about it: --crop, and the domain of its frames."""
+    return crop_option(knob_options(*SCAN_KNOBS)(function))
 
 
 def half_option(function: F) -> F:
@@ -221,6 +229,17 @@ def set_threads(number: int | None) -> None:
 # ---------------------------------------------------------------------- from a scan to results
 
 
+@contextlib.contextmanager
+def no_empty_folder(out: Path) -> Iterator[None]:
+    """Take the output folder away again when what was asked for is refused; one with files stays."""
+    try:
+        yield
+    except PtychoError:
+        with contextlib.suppress(OSError):
+            out.rmdir()
+        raise
+
+
 def training_configs(
     raw: RawData, scan: Path, out: Path, values: dict[str, Any]
 ) -> tuple[TrainingConfig, PyTorchExecutionConfig]:
@@ -236,11 +255,14 @@ def training_configs(
     model = build_config(ModelConfig, values, N=raw.N)
     config = build_config(TrainingConfig, values, model=model, output_dir=out, train_data_file=scan)
     validate_training_config(config)
-    if config.backend != "pytorch":
-        raise InputError(
-            f"backend={config.backend!r} is not installed; expected 'pytorch', the backend of this package."
-        )
+    check_backend(config.backend)
     return config, execution_config(values)
+
+
+def check_backend(name: str) -> None:
+    """InputError for a backend that this package does not have."""
+    if name != "pytorch":
+        raise InputError(f"backend={name!r} is not installed; expected 'pytorch', the backend of this package.")
 
 
 def train_and_report(
@@ -265,11 +287,6 @@ def train_and_report(
     # Before an earlier run's results are removed: a refused setting must not cost them.
     check_settings(config.model, config, execution)
     clear_results(out, (*MODEL_FILES, *RESULT_FILES))
-    try:
+    with no_empty_folder(out):
         outcome = backend.train_scan(raw, config, execution, output_dir=out)
-    except PtychoError:
-        # The scan was refused: do not leave an empty folder behind (one with files stays).
-        with contextlib.suppress(OSError):
-            out.rmdir()
-        raise
     print_summary(write_outputs(out, outcome, raw, reference, half=half), out, outcome.stages)

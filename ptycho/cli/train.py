@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptycho.cli import shared
-from ptycho.cli.knobs import TRAINING_KNOBS, HeadedCommand, knob_options
+from ptycho.cli.knobs import TRAINING_KNOBS, knob_options
 from ptycho.cli.logs import verbosity_options
+from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
 
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-__all__ = ["train"]
+__all__ = ["start_training", "train"]
 
 
 @click.command(cls=HeadedCommand)
@@ -40,29 +41,44 @@ def train(
     Example:
       ptychopinn train scan.npz --crop 64 --max-time 5m --output-dir results
     """
-    from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, check_output_dir
-
     settings = resolve(ctx, options, config_file)
     folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
+    start_training(settings, scan, folder, overwrite=overwrite, config_file=config_file, dry_run=dry_run)
+
+
+def start_training(
+    settings: Settings, scan: Path, folder: Path, *, overwrite: bool, config_file: Path | None, dry_run: bool,
+    scan_name: str = "scan",
+) -> None:  # fmt: skip
+    """Train on the file `scan` and write into `folder`, or say what that would be.
+
+    scan_name: what the running command calls the scan, for the table of the dry run.
+    """
+    from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, check_output_dir
+
     inputs = [path for path in (scan, settings.get("reference"), config_file) if path is not None]
     names = (*MODEL_FILES, *RESULT_FILES)
     out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs)
     raw = shared.load_scan(scan, settings.values)
     wanted = shared.load_reference(settings.get("reference"))
     if dry_run:
-        _describe(raw, scan, out, settings, config_file)
+        _describe(raw, {scan_name: scan, "output_dir": out}, settings, config_file)
         return
     shared.train_and_report(raw, scan, out, settings.values, reference=wanted, half=settings.get("half"))
 
 
-def _describe(raw: RawData, scan: Path, out: Path, settings: Settings, config_file: Path | None) -> None:
-    """The dry run: refuse what the run would refuse, else print what it would do."""
+def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_file: Path | None) -> None:
+    """The dry run: refuse what the run would refuse, else print what it would do.
+
+    paths: by what the command calls them, the scan first, then the output folder.
+    """
     from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
 
+    scan, out = paths.values()
     config, execution = shared.training_configs(raw, scan, out, settings.values)
     notes = shared.check_settings(config.model, config, execution)
     sections = {
-        "command": rows_of_command(settings, {"scan": scan, "output_dir": out}),
+        "command": rows_of_command(settings, paths),
         "model": rows_of_config(config.model, settings, raw),
         "training": rows_of_config(config, settings, raw),
         "execution": rows_of_config(execution, settings, raw),

@@ -107,8 +107,8 @@ def load_backend(name: str) -> Backend:
     if name == "pytorch":  # also where this distribution is used from its source, without being installed
         return PytorchBackend()
     raise RuntimeError(
-        f"Backend {name!r} is not installed: no package registers it under the entry-point group {ENTRY_POINT_GROUP!r}. "
-        "Install one that does, or say backend='pytorch', which this package brings along."
+        f"Backend {name!r} is not installed: no package registers it under the entry-point group "
+        f"{ENTRY_POINT_GROUP!r}. Install one that does, or say backend='pytorch', which this package brings along."
     )
 
 
@@ -167,8 +167,8 @@ def load_inference_bundle_with_backend(
 ) -> tuple[Any, dict[str, Any]]:
     """(model, what was written into params.cfg) of a trained model, by the backend that made it.
 
-    config: if given, its backend must be the archive's. MissingFileError or InputError for an archive that is not there,
-    is damaged, or is of another backend.
+    config: if given, its backend must be the archive's. MissingFileError or InputError for an archive that is not
+    there, is damaged, or is of another backend.
     """
     from ptycho.model_manager import archive_backend
 

@@ -59,7 +59,7 @@ def read_scan(path: Path, settings: Settings, nphotons: float = TrainingConfig.n
     Args:
         path: of the file.
         settings: what is stated.
-        nphotons: mean photons per frame, for that case.
+        nphotons: mean photons per frame, for that case and where neither the file nor the caller knows it.
     """
     from ptycho.raw_data import RawData
 
@@ -71,6 +71,7 @@ def read_scan(path: Path, settings: Settings, nphotons: float = TrainingConfig.n
     try:
         _ = raw.measurement_domain
     except InputError as error:
+        nphotons = raw.nphotons or nphotons  # what was stated is in it
         raw = RawData.from_file(path, measurement_domain="normalized_amplitude", nphotons=nphotons)
         _ = raw.mean_counts_per_frame()  # frames that are no amplitudes either are refused here
         logger.warning(

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.errors import InputError
-from ptycho.grouped_data import cut_patches
 from ptycho.raw_data import RawData
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.fourier import fourier_shift
@@ -17,6 +16,7 @@ from ptycho_torch.physics.patches import place
 EMPTY = 1e-6
 """An object whose values spread less than this says nothing."""
 _CHUNK = 256
+_MARGIN = 32
 
 
 def labels_for(placed: PlacedScan) -> Tensor:
@@ -49,11 +49,19 @@ def _no_labels(raw: RawData, found: str) -> InputError:
 
 
 def _from_object(placed: PlacedScan, image: NDArray[np.complex64]) -> Tensor:
+    """The object on the canvas's own pixels: a fraction of a pixel away, band-limited like the probe's shifts."""
     height, width = placed.canvas.shape
-    side = max(height, width)
     x, y = placed.canvas.origin_xy
-    middle = np.array([x + (side - 1) / 2]), np.array([y + (side - 1) / 2])
-    return torch.from_numpy(cut_patches(image, *middle, side)[0, :height, :width].copy())
+    top, left = round(y), round(x)
+    side = max(height, width) + 2 * _MARGIN
+    # vacuum beyond the object; a Fourier shift wraps round, so the rim is cut off afterwards
+    padded = np.zeros((side, side), dtype=np.complex64)
+    rows = np.arange(side) + top - _MARGIN
+    columns = np.arange(side) + left - _MARGIN
+    inside = np.ix_((rows >= 0) & (rows < image.shape[0]), (columns >= 0) & (columns < image.shape[1]))
+    padded[inside] = image[rows[inside[0].ravel()][:, None], columns[inside[1].ravel()][None, :]] - 1
+    moved = fourier_shift(torch.from_numpy(padded), torch.tensor([top - y, left - x], dtype=torch.float32))
+    return 1 + moved[_MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
 
 
 def _from_patches(placed: PlacedScan, patches: NDArray[np.complex64]) -> Tensor:

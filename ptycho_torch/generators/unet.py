@@ -55,7 +55,9 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_in, H, W) to (B, n_out, H, W)."""
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride))
+        # whole steps of the stride; the modulus of a negative size is more than torch.compile knows
+        steps_down, steps_across = (height + self.stride - 1) // self.stride, (width + self.stride - 1) // self.stride
+        x = F.pad(x, (0, steps_across * self.stride - width, 0, steps_down * self.stride - height))
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(F.avg_pool2d(x, 2) if level else x)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from runs import check_mistake, run, small_scan
 
-from ptycho.cli import knobs, reference
+from ptycho.cli import knobs, older, reference
+from ptycho.cli.options import HeadedOption
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "CONFIGURATION.md"
@@ -299,8 +300,9 @@ def test_a_refused_setting_does_not_cost_earlier_results(scan_file, tmp_path, ba
     out = tmp_path / "out"
     assert run("train", scan_file, "-o", out).exit_code == 0
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    result = run("train", scan_file, "-o", out, "--overwrite", "-q", "--config", yaml_file("compile: true"))
-    check_mistake(result, "compile")
+    path = yaml_file("positions_provided: false")
+    result = run("train", scan_file, "-o", out, "--overwrite", "-q", "--config", path)
+    check_mistake(result, "positions_provided")
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
@@ -343,7 +345,8 @@ def test_dry_run_of_infer(scan_file, model_folder, tmp_path, backend, yaml_file)
 
 @pytest.mark.parametrize(
     ("content", "fragment"),
-    [("compile: true", "compile"), ("model_type: supervised", "model_type"), ("momentum: 2", "momentum"),
+    [("gaussian_smoothing_sigma: 1", "gaussian_smoothing_sigma"), ("positions_provided: false", "positions_provided"),
+     ("momentum: 2", "momentum"),
      ("N: 64", "N=64"), ("nphotons: 0", "nphotons")],
 )  # fmt: skip
 def test_dry_run_refuses_what_the_run_refuses(scan_file, tmp_path, backend, yaml_file, content, fragment):
@@ -370,8 +373,21 @@ def test_the_tables_of_the_page_are_those_of_the_code():
     assert reference.with_tables(text) == text, "run: python -m ptycho.cli.reference docs/CONFIGURATION.md"
     for knob in (*TRAINING.values(), *knobs.INFERENCE_KNOBS):
         assert f"`{knob.flag.split('/')[0]}`" in text and f"`{knob.field}`" in text
-    with pytest.raises(ValueError, match="flags: begin"):
-        reference.with_tables(text.replace("<!-- flags: begin -->", ""))
+    for name in reference.TABLES:
+        with pytest.raises(ValueError, match=f"{name}: begin"):
+            reference.with_tables(text.replace(f"<!-- {name}: begin -->", ""))
+
+
+def test_the_page_names_every_flag_of_the_older_commands():
+    table = PAGE.read_text(encoding="utf-8").partition("<!-- older-flags: begin -->")[2]
+    for command in (older.ptycho_train, older.ptycho_inference):
+        # what they share with `ptychopinn` is told in the text above
+        shared_with_all = {"config_file", "dry_run", "threads", "crop", "reference", "half"}
+        options = [p for p in command.params if isinstance(p, HeadedOption) and p.name not in shared_with_all]
+        assert len(options) > 10
+        for option in options:
+            for flag in (*option.opts, *option.secondary_opts, *option.aliases):
+                assert f"`{flag}`" in table
 
 
 def test_the_example_of_the_page_is_valid(tmp_path, backend, yaml_file, monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from runs import check_mistake, run, small_scan
 
-from ptycho.cli import knobs
+from ptycho.cli import knobs, options
 from ptycho.cli.infer import infer
 from ptycho.cli.summary import figure_lines
 from ptycho.cli.train import train
@@ -47,7 +47,7 @@ def test_help_lists_the_common_options_first():
         assert names[0] == "Options" and "Device and data loading" in names[1:]
         assert "--output-dir" in sections[2] and "--dry-run" in sections[2] and "--prefetch-factor" not in sections[2]
         listed = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, flags=re.MULTILINE)
-        expected = [option.opts[-1] for option in command.params if hasattr(option, "heading")]
+        expected = [option.opts[0] for option in command.params if hasattr(option, "heading")]
         assert set(expected) <= set(listed) and len(listed) == len(set(listed))
 
 
@@ -110,7 +110,7 @@ def test_crop_reaches_the_scan(scan_file, tmp_path, backend):
 @pytest.mark.parametrize("text", ["0", "-3", "ten", "10d", "", "nan", "1e400"])
 def test_durations_that_are_none(text):
     with pytest.raises(click.BadParameter, match="is not a time"):
-        knobs.Duration().convert(text, None, None)
+        options.Duration().convert(text, None, None)
 
 
 # ---------------------------------------------------------------------- what a run writes and says

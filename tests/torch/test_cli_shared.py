@@ -73,7 +73,9 @@ def test_training_arguments():
     )
 
 
-@pytest.mark.parametrize(("quiet", "disable", "bar"), [(False, False, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize(
+    ("quiet", "disable", "bar"), [(False, False, True), (True, False, False), (False, True, False)]
+)
 @pytest.mark.filterwarnings("ignore:--disable_mlflow:DeprecationWarning")
 def test_the_progress_bar(quiet, disable, bar):
     config = build_execution_config_from_args(training_args(quiet=quiet, disable_mlflow=disable))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ptycho.config import config as public
-from ptycho.config.config import PyTorchExecutionConfig
 from ptycho_torch import settings
 from ptycho_torch.config_params import (
     DataConfig,

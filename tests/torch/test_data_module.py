@@ -6,8 +6,8 @@ import torch
 from small_scans import small_scan
 
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 from ptycho_torch.calibration import scaled_guess
+from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 from ptycho_torch.data.blocks import BlockDataset
 from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.samplers import TrainingBlocks, split_frames, within_bounds
@@ -109,7 +109,7 @@ def test_batches_hold_the_frames_at_their_places(scan):
     placed = scan.placed
     sampler = TrainingBlocks(placed.xy, np.arange(70), 10, seed=0)
     asked = list(sampler)[:3]
-    fields, probe, scaling = BlockDataset(scan).__getitems__(asked)
+    fields, probe, _ = BlockDataset(scan).__getitems__(asked)
     indices = np.stack([r.indices for r in asked])
     assert fields["images"].shape == (3, 10, 32, 32) and fields["images"].dtype == torch.float32
     np.testing.assert_array_equal(fields["images"].numpy(), placed.raw.diff3d[indices])

@@ -225,7 +225,8 @@ class TestWorkflowsComponentsTraining:
         container = grouped(4)
         scale = np.full((1, 1, 1), 3.0, np.float32)
         built = form(**container, physics_scaling_constant=scale)
-        loader, _ = components._build_lightning_dataloaders(built, None, config({"gridsize": 2}, sequential_sampling=True))
+        wanted = config({"gridsize": 2}, sequential_sampling=True)
+        loader, _ = components._build_lightning_dataloaders(built, None, wanted)
         fields, _, _ = next(iter(loader))
         assert fields["coords_relative"].shape[-3:] == (4, 1, 2)
         relative = container["coords_relative"].transpose(0, 3, 1, 2)
@@ -341,9 +342,8 @@ class TestTrainWithLightningGreen:
         def run(stub, container=None, test=None, fields=None, **knobs):
             monkeypatch.setattr(model, "PtychoPINN_Lightning", stub)
             execution = PyTorchExecutionConfig(**knobs)
-            components._train_with_lightning(
-                grouped() if container is None else container, test, config({"gridsize": 2}, **(fields or {})), execution
-            )
+            wanted = config({"gridsize": 2}, **(fields or {}))
+            components._train_with_lightning(grouped() if container is None else container, test, wanted, execution)
             return recorded
 
         return run
@@ -410,7 +410,8 @@ class TestInferenceExecutionConfig:
             accelerator="cpu", num_workers=2, pin_memory=True, persistent_workers=True, prefetch_factor=3
         )
         loader = components._build_inference_dataloader(container, SimpleNamespace(batch_size=2), execution)
-        assert (loader.num_workers, loader.pin_memory, loader.persistent_workers, loader.prefetch_factor) == (2, True, True, 3)
+        assert loader.num_workers == 2 and loader.prefetch_factor == 3
+        assert loader.pin_memory is True and loader.persistent_workers is True
         assert isinstance(loader.sampler, torch.utils.data.SequentialSampler) and loader.drop_last is False
 
     def test_frames_are_not_made_up(self):
