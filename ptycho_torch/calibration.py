@@ -57,8 +57,8 @@ def mask_of(config: ModelConfig, N: int) -> NDArray[np.float32] | None:
 def probe_for(
     raw: RawData, trained: NDArray[np.complex64], guess: NDArray[np.complex64], mean_counts: float,
     mask: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.complex64], str]:
-    """The probe to look at another scan with, and a sentence that says which.
+) -> tuple[NDArray[np.complex64], bool]:
+    """The probe to look at another scan with, and whether it is the trained one.
 
     Args:
         raw: the scan.
@@ -73,11 +73,10 @@ def probe_for(
     if raw.probeGuess is not None:
         own = scaled_guess(raw, mask)
         if _correlation(own, guess) <= SAME_PROBE:
-            return own, "The scan's own probe is used; it differs from the training guess."
+            return own, False
     # by the ratio of the doses, so that the training scan itself gets the probe it was trained with, to the bit
     ratio = np.float32(np.sqrt(raw.mean_counts_per_frame() / mean_counts))
-    why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
-    return (trained * ratio).astype(np.complex64), f"{why}: the one of the trained model is used."
+    return (trained * ratio).astype(np.complex64), True
 
 
 def _correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Batch(NamedTuple):
             sub-pixel remainders, shape (2,) int64 (H, W) of the canvases;
             used (B, K) bool, frames that make the object; scored (B, K) bool, frames whose likelihood counts;
             coords_relative (B, K, 1, 2) float32 (x, y) = centre of the block - position, pixels;
+            experiment_id (B,) int64, the number of the scan;
             rms_scaling_constant, physics_scaling_constant (B, 1, 1, 1): sqrt(counts) times the first have a mean
             energy of (N/2)^2, and the second is its inverse;
             good_pixels (N, N) bool, only where there is a mask;
@@ -38,22 +40,31 @@ class Batch(NamedTuple):
 
 
 class BlockDataset(Dataset[Batch]):
-    """Cuts whole batches: a loader asks for several :class:`BlockRequest` at once, and nothing is collated after."""
+    """Cuts whole batches: a loader asks for several :class:`BlockRequest` at once, and nothing is collated after.
 
-    def __init__(self, scan: LitScan) -> None:
-        self.scan = scan
-        self._scale = float(scan.placed.raw.intensity_scale())
+    Args:
+        scans: what the requests' scan numbers count.
+    """
+
+    def __init__(self, scans: Sequence[LitScan]) -> None:
+        self.scans = list(scans)
+        self._scales = [float(scan.placed.raw.intensity_scale()) for scan in self.scans]
 
     def __len__(self) -> int:
-        return self.scan.placed.raw.n_frames
+        return sum(scan.placed.raw.n_frames for scan in self.scans)
 
     def __getitem__(self, request: BlockRequest) -> Batch:
         return self.__getitems__([request])
 
     def __getitems__(self, requests: list[BlockRequest]) -> Batch:
-        """The batch of these blocks, which all have one size."""
-        placed = self.scan.placed
-        indices, used, scored = (torch.from_numpy(np.stack(part)) for part in zip(*requests, strict=True))
+        """The batch of these blocks, which are all of one scan and of one size."""
+        number = requests[0].scan
+        scan, scale = self.scans[number], self._scales[number]
+        placed = scan.placed
+        indices, used, scored = (
+            torch.from_numpy(np.stack([getattr(request, name) for request in requests]))
+            for name in ("indices", "used", "scored")
+        )
         n_blocks, size = indices.shape
         flat = indices.reshape(-1)
         counts = placed.counts(flat)
@@ -61,7 +72,7 @@ class BlockDataset(Dataset[Batch]):
         starts, shape = relative_to_block(global_starts, counts.shape[-1])
         fractions = placed.fractions[flat].view(n_blocks, size, 2)
         places = (starts + fractions).flip(-1)
-        scaling = torch.full((n_blocks, 1, 1, 1), self._scale)
+        scaling = torch.full((n_blocks, 1, 1, 1), scale)
         fields = {
             "images": counts.view(n_blocks, size, *counts.shape[1:]),
             "starts": starts,
@@ -72,13 +83,14 @@ class BlockDataset(Dataset[Batch]):
             "coords_relative": (places.mean(dim=1, keepdim=True) - places)[:, :, None],
             "rms_scaling_constant": 1 / scaling,
             "physics_scaling_constant": scaling,
+            "experiment_id": torch.full((n_blocks,), number),
         }
         if placed.raw.bad_pixels is not None:
             fields["good_pixels"] = torch.from_numpy(placed.raw.good_pixels)
-        if self.scan.labels is not None:
-            labels = _cut(self.scan.labels, global_starts, counts.shape[-1])
+        if scan.labels is not None:
+            labels = _cut(scan.labels, global_starts, counts.shape[-1])
             fields |= {"label_amp": labels.abs(), "label_phase": labels.angle()}
-        return Batch(fields, self.scan.probe, scaling)
+        return Batch(fields, scan.probe, scaling)
 
 
 def as_it_is(batch: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ptycho_torch.data.blocks import Batch, BlockDataset, as_it_is
 from ptycho_torch.data.samplers import (
     BlockRequest,
     GroupBlocks,
+    MixedBatches,
     TrainingBlocks,
     ValidationBlocks,
     split_frames,
@@ -32,101 +34,117 @@ TEST_SHARE = 0.2
 
 
 class BlockDataModule(LightningDataModule):
-    """Training and validation loaders, split by scan point.
+    """Training and validation loaders over one scan or several, split by scan point.
 
     Args:
-        scan: the frames to train on.
+        scans: the frames to train on; a batch is always of one scan.
         data_config, model_config, training_config: group size, block size, bounds, batch size, split and seed.
         execution_config: worker processes and memory pinning.
-        n_groups: groups of ``C`` frames per epoch; None for every frame once.
-        validation: another scan to validate with; then every frame of ``scan`` is trained on.
+        n_groups: groups of ``C`` frames per epoch and scan; None for every frame once.
+        validation: scans to validate with; where there are some, every frame of ``scans`` is trained on.
 
     Attributes:
-        train_indices, val_indices: frames of ``scan`` that are trained on, and that are withheld.
-        blocks_per_step: blocks of an optimiser step.
+        train_indices, val_indices: frames of the first scan that are trained on, and that are withheld.
+        blocks_per_step: blocks of an optimiser step, by scan.
     """
 
     def __init__(
-        self, scan: LitScan, data_config: DataConfig, model_config: ModelConfig,
+        self, scans: LitScan | Sequence[LitScan], data_config: DataConfig, model_config: ModelConfig,
         training_config: TrainingConfig, execution_config: PyTorchExecutionConfig, n_groups: int | None = None,
-        validation: LitScan | None = None,
+        validation: LitScan | Sequence[LitScan] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self._execution = execution_config
         self._data, self._model, self._training, self._n_groups = data_config, model_config, training_config, n_groups
-        everything = np.arange(scan.placed.raw.n_frames)
-        withholds = validation is None and scan.groups is None
-        fraction = training_config.val_fraction if withholds else 0.0
-        self.train_indices, self.val_indices = split_frames(len(everything), fraction, training_config.seed)
-        self._train_set = BlockDataset(scan)
-        self._train = self._training_sampler(scan)
-        self._val_set, self._val = self._train_set, self._validation_sampler(scan, self.val_indices)
-        if validation is not None:
-            share = max(TEST_SHARE, 1.5 / validation.placed.raw.n_frames)
-            withheld = split_frames(validation.placed.raw.n_frames, share, training_config.seed)[1]
-            self._val_set, self._val = BlockDataset(validation), self._validation_sampler(validation, withheld)
+        self._scans, self._beside = _as_list(scans), _as_list(validation)
+        self._splits = [self._split(scan) for scan in self._scans]
+        self.train_indices, self.val_indices = self._splits[0]
+        parts = [self._training_part(scan, split[0]) for scan, split in zip(self._scans, self._splits, strict=True)]
+        self.blocks_per_step = [size for _, size in parts]
+        self._train = parts
+        self._val_scans, self._val = self._validation_parts()
 
     @property
     def validates(self) -> bool:
         """True if there is anything to validate with."""
-        return self._val is not None
+        return bool(self._val)
+
+    def _split(self, scan: LitScan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        withholds = not self._beside and scan.groups is None
+        config = self._training
+        return split_frames(scan.placed.raw.n_frames, config.val_fraction if withholds else 0.0, config.seed)
 
     def _block_size(self, n_frames: int) -> int:
         return min(self._model.merge_block if self._model.object_big else 1, n_frames)
 
-    def _training_sampler(self, scan: LitScan) -> TrainingBlocks | GroupBlocks:
+    def _training_part(self, scan: LitScan, members: NDArray[np.int64]) -> tuple[TrainingBlocks | GroupBlocks, int]:
+        """Blocks of a scan, and how many make a step."""
         config, C = self._training, self._data.C
         if scan.groups is not None:
             groups = scan.groups if self._n_groups is None else scan.groups[: self._n_groups]
-            self.blocks_per_step = config.batch_size
-            return GroupBlocks(groups, None if config.sequential_sampling else config.seed)
-        block = self._block_size(len(self.train_indices))
+            return GroupBlocks(groups, None if config.sequential_sampling else config.seed), config.batch_size
+        block = self._block_size(len(members))
         max_blocks = None if self._n_groups is None else max(1, -(-self._n_groups * C // block))
         centres = within_bounds(scan.placed.xy, self._data.x_bounds, self._data.y_bounds)
-        if not centres[self.train_indices].any():
+        if not centres[members].any():
             raise InputError(
                 f"x_bounds={self._data.x_bounds}, y_bounds={self._data.y_bounds}: found no training frame within "
                 "these shares of the scan's range, expected some. Widen them; (0.0, 1.0) takes every frame."
             )
         blocks = TrainingBlocks(
-            scan.placed.xy, self.train_indices, block, config.seed, max_blocks,
+            scan.placed.xy, members, block, config.seed, max_blocks,
             centres=centres, sequential=config.sequential_sampling,
         )  # fmt: skip
         # batch_size counts groups of C frames; a step takes whole blocks, at least one, and steps are evenly large
         steps = -(-len(blocks) // max(1, round(config.batch_size * C / block)))
-        self.blocks_per_step = -(-len(blocks) // steps)
-        return blocks
+        return blocks, -(-len(blocks) // steps)
 
-    def _validation_sampler(
-        self, scan: LitScan, withheld: NDArray[np.int64]
-    ) -> ValidationBlocks | GroupBlocks | None:  # fmt: skip
-        if scan.groups is not None:
-            # positions across groups are unknown: a group is scored on itself
-            return None if scan is self._train_set.scan else GroupBlocks(scan.groups, None)
-        if len(withheld) == 0:
-            return None
-        block = self._block_size(scan.placed.raw.n_frames)
-        most = max(1, self._train.n_blocks // 2)
-        return ValidationBlocks(scan.placed.xy, withheld, block, most, self._training.seed)
+    def _validation_parts(self) -> tuple[list[LitScan], list[ValidationBlocks | GroupBlocks]]:
+        """Scans that are validated with, and the blocks of each."""
+        found: list[tuple[LitScan, ValidationBlocks | GroupBlocks]] = []
+        for scan, (_, withheld), (blocks, _) in zip(self._scans, self._splits, self._train, strict=True):
+            if len(withheld):
+                found.append((scan, self._withheld_blocks(scan, withheld, len(blocks))))
+        for scan in self._beside:
+            if scan.groups is not None:
+                # positions across groups are unknown: a group is scored on itself
+                found.append((scan, GroupBlocks(scan.groups, None)))
+                continue
+            n_frames = scan.placed.raw.n_frames
+            withheld = split_frames(n_frames, max(TEST_SHARE, 1.5 / n_frames), self._training.seed)[1]
+            found.append((scan, self._withheld_blocks(scan, withheld, sum(len(blocks) for blocks, _ in self._train))))
+        return [scan for scan, _ in found], [blocks for _, blocks in found]
 
-    def _loader(self, dataset: BlockDataset, sampler: Sampler[BlockRequest], blocks: int) -> DataLoader[Batch]:
+    def _withheld_blocks(self, scan: LitScan, withheld: NDArray[np.int64], training_blocks: int) -> ValidationBlocks:
+        size, most = self._block_size(scan.placed.raw.n_frames), max(1, training_blocks // 2)
+        return ValidationBlocks(scan.placed.xy, withheld, size, most, self._training.seed)
+
+    def _loader(
+        self, scans: Sequence[LitScan], parts: Sequence[tuple[Sampler[BlockRequest], int]], seed: int | None
+    ) -> DataLoader[Batch]:  # fmt: skip
+        batches: dict[str, Any] = {"batch_sampler": MixedBatches(parts, seed)}
+        if len(parts) == 1:
+            batches = {"sampler": parts[0][0], "batch_size": parts[0][1]}
         return DataLoader(
-            dataset,
-            batch_size=blocks,
-            sampler=sampler,
+            BlockDataset(scans),
             collate_fn=as_it_is,
             # its own generator: a loader's seed must not be drawn from the caller's
             generator=torch.Generator().manual_seed(0),
+            **batches,
             **loader_arguments(self._execution),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training blocks."""
-        return self._loader(self._train_set, self._train, self.blocks_per_step)
+        return self._loader(self._scans, self._train, self._training.seed)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches that score the withheld frames; empty when none are withheld."""
-        return [] if self._val is None else self._loader(self._val_set, self._val, 1)
+        return self._loader(self._val_scans, [(blocks, 1) for blocks in self._val], None) if self._val else []
+
+
+def _as_list(scans: LitScan | Sequence[LitScan]) -> list[LitScan]:
+    return [scans] if isinstance(scans, LitScan) else list(scans)
 
 
 def loader_arguments(execution: PyTorchExecutionConfig) -> dict[str, Any]:

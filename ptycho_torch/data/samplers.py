@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,12 @@ from ptycho.grouping import compact_blocks
 
 
 class BlockRequest(NamedTuple):
-    """Which frames a block is made of: indices, used and scored, each (K,)."""
+    """Which frames a block is made of: indices, used and scored, each (K,), and the number of their scan."""
 
     indices: NDArray[np.int64]
     used: NDArray[np.bool_]
     scored: NDArray[np.bool_]
+    scan: int = 0
 
 
 class TrainingBlocks(Sampler[BlockRequest]):
@@ -135,6 +137,43 @@ class ValidationBlocks(Sampler[BlockRequest]):
 
     def __iter__(self) -> Iterator[BlockRequest]:
         return iter(self._requests)
+
+
+class MixedBatches(Sampler[list[BlockRequest]]):
+    """Batches of several scans, each batch from one scan, the scans in random order.
+
+    Args:
+        parts: (sampler of a scan's blocks, blocks per batch) of each scan.
+        seed: of the order; None takes one scan after the other.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Sampler[BlockRequest], int]], seed: int | None) -> None:
+        self.parts, self.seed = list(parts), seed
+        self.epoch = 0
+        # a training loop looks for set_epoch on the sampler of a batch sampler
+        self.sampler = self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop, and passed on."""
+        self.epoch = epoch
+        for sampler, _ in self.parts:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+
+    def _steps(self) -> list[int]:
+        return [-(-len(sampler) // size) for sampler, size in self.parts]  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return sum(self._steps())
+
+    def __iter__(self) -> Iterator[list[BlockRequest]]:
+        turns = np.repeat(np.arange(len(self.parts)), self._steps())
+        if self.seed is not None:
+            turns = np.random.default_rng([self.seed, 3, self.epoch]).permutation(turns)
+        streams = [iter(sampler) for sampler, _ in self.parts]
+        for scan in turns.tolist():
+            chosen = itertools.islice(streams[scan], self.parts[scan][1])
+            yield [request._replace(scan=scan) for request in chosen]
 
 
 def split_frames(n_frames: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

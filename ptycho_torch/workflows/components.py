@@ -136,7 +136,7 @@ def _train_with_lightning(
         },
         "train_container": train_container,
         "test_container": test_container,
-        "intensity_scale": run.scan.placed.raw.intensity_scale(),
+        "intensity_scale": run.scans[0].placed.raw.intensity_scale(),
         "timings_s": run.timings_s,
         "notes": run.notes,
         "payload": payload,
@@ -158,7 +158,7 @@ def _build_lightning_dataloaders(
     """
     data, model, training = _torch_configs(config, payload)
     scan = _lit(train_container, config, model, training)
-    beside = None if test_container is None else _lit(test_container, config, model, training)
+    beside = [] if test_container is None else [_lit(test_container, config, model, training)]
     execution = PyTorchExecutionConfig(accelerator="cpu") if payload is None else payload.execution_config
     module = BlockDataModule(scan, data, model, training, execution, getattr(config, "n_groups", None), beside)
     validation = module.val_dataloader()

@@ -28,7 +28,8 @@ from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.lightning_utils import device_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.reassembly import StreamedFrames
-from ptycho_torch.workflows.training import TrainingRun, run_training, subsample
+from ptycho_torch.workflows.scans import subsample
+from ptycho_torch.workflows.training import TrainingRun, run_training
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def train_scan(
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=raw.N), train_data_file=None)
     payload = payload_of(config, execution, output_dir=output_dir)
     run = run_training(payload, raw)
-    resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scan.placed.raw)
+    resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
     save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
     return outcome_of(run, payload.execution_config, resolved, started)
 
@@ -67,7 +68,7 @@ def outcome_of(
 ) -> Outcome:  # fmt: skip
     """Reconstruct the scan of a training run; ``started`` is when it began, by ``time.perf_counter``."""
     # the Trainer may leave the module on the CPU
-    outcome = reconstruct(run.module.to(device_of(execution)), run.scan.placed)
+    outcome = reconstruct(run.module.to(device_of(execution)), run.scans[0].placed)
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s, "total": time.perf_counter() - started}
@@ -122,13 +123,19 @@ def infer_with(module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExe
             f"{raw.source}: frames are {raw.N} x {raw.N} pixels, the model was trained on {expected} x {expected}. "
             f"Crop the scan to {expected} (--crop {expected}) or train a model for {raw.N}."
         )
-    probe, note = calibration.probe_for(
+    probe, is_trained = calibration.probe_for(
         raw, module.probe.cpu().numpy(), module.probe_guess.cpu().numpy(), float(module.mean_counts),
         calibration.mask_of(module.model_config, raw.N),
     )  # fmt: skip
     batch_size = execution.inference_batch_size or module.inference_config.batch_size
     outcome = reconstruct(module.to(device_of(execution)), PlacedScan.of(raw), probe, batch_size)
-    outcome.notes = [f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}", note]
+    why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
+    outcome.notes = [
+        f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}",
+        f"{why}: the one of the trained model is used."
+        if is_trained
+        else "The scan's own probe is used; it differs from the training guess.",
+    ]
     return outcome
 
 

@@ -28,7 +28,7 @@ def scan():
 
 def module(
     scan, *, block=12, batch=24, val=0.1, n_groups=None, execution=CPU, object_big=True, C=1, bounds=(0.0, 1.0),
-    sequential=False, validation=None,
+    sequential=False, validation=(),
 ):  # fmt: skip
     return BlockDataModule(
         scan, DataConfig(N=32, C=C, x_bounds=bounds, y_bounds=bounds),
@@ -97,7 +97,7 @@ def test_the_global_random_state_is_left_alone(scan):
 )
 def test_batch_size_counts_groups_in_whole_blocks(scan, settings, blocks_per_batch, size):
     data = module(scan, **settings)
-    assert data.train_dataloader().batch_size == data.blocks_per_step == blocks_per_batch
+    assert [data.train_dataloader().batch_size] == data.blocks_per_step == [blocks_per_batch]
     assert {r.indices.shape for r in requests(data)} == {(size,)}
 
 
@@ -109,7 +109,7 @@ def test_batches_hold_the_frames_at_their_places(scan):
     placed = scan.placed
     sampler = TrainingBlocks(placed.xy, np.arange(70), 10, seed=0)
     asked = list(sampler)[:3]
-    fields, probe, _ = BlockDataset(scan).__getitems__(asked)
+    fields, probe, _ = BlockDataset([scan]).__getitems__(asked)
     indices = np.stack([r.indices for r in asked])
     assert fields["images"].shape == (3, 10, 32, 32) and fields["images"].dtype == torch.float32
     np.testing.assert_array_equal(fields["images"].numpy(), placed.raw.diff3d[indices])

@@ -58,7 +58,7 @@ def run(raw, monkeypatch, tmp_path):
         config = TrainingConfig(ModelConfig(**{**SMALL, **(model or {})}), **{"output_dir": tmp_path, **fields})
         seen.payload = payload_of(config, PyTorchExecutionConfig(**{"accelerator": "cpu", **(execution or {})}))
         found = run_training(seen.payload, raw if source is None else source)
-        seen.module, seen.scan, seen.notes = found.module, found.scan, found.notes
+        seen.module, seen.scan, seen.notes = found.module, found.scans[0], found.notes
         seen.callbacks = seen.trainer["callbacks"]
         return seen
 

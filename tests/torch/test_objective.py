@@ -42,7 +42,7 @@ def batch(raw):
     scored = everything.copy()
     scored[4:] = False
     asked = [BlockRequest(np.arange(6), everything, scored), BlockRequest(np.arange(10, 16), everything, everything)]
-    return BlockDataset(LitScan(placed, probe, probe, labels_for(placed))).__getitems__(asked)
+    return BlockDataset([LitScan(placed, probe, probe, labels_for(placed))]).__getitems__(asked)
 
 
 @pytest.fixture(scope="module")
