@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from ptycho.errors import InputError
 
-__all__ = ["Canvas", "canvas_for", "placements", "coverage_map", "checked_positions", "MAX_CANVAS_PIXELS"]
+__all__ = [
+    "Canvas",
+    "canvas_for",
+    "canvas_over",
+    "placements",
+    "coverage_map",
+    "checked_positions",
+    "MAX_CANVAS_PIXELS",
+]
 
 # A canvas of 2**30 complex64 pixels takes 8 GiB. Larger ones come from positions in the wrong unit, or from a
 # runaway position, and would otherwise end in a MemoryError that explains nothing.
@@ -103,6 +111,20 @@ def canvas_for(
     canvas = Canvas((height, width), (cx, cy))
     placements(x, y, N, canvas)
     return canvas
+
+
+def canvas_over(shape: tuple[int, int], xcoords: npt.ArrayLike, ycoords: npt.ArrayLike, N: int) -> Canvas:
+    """The canvas of an object array whose pixel coordinates the positions are in, made larger where frames reach
+    beyond it.
+
+    shape: (rows, columns) of that array. The centre stays at its middle, and rows and columns grow by even
+    numbers, so that pixel (r, c) of the canvas lies on a pixel of the array. InputError as of `canvas_for`.
+    """
+    height, width = shape
+    center = ((width - 1) / 2, (height - 1) / 2)
+    least = canvas_for(xcoords, ycoords, N, center_xy=center).shape
+    grown = tuple(own + 2 * max(0, math.ceil((need - own) / 2)) for own, need in zip(shape, least, strict=True))
+    return canvas_for(xcoords, ycoords, N, center_xy=center, shape=(grown[0], grown[1]))
 
 
 def placements(

@@ -164,8 +164,8 @@ def grouped_dataset(
     Keys: diffraction (B, N, N, C) source dtype; X_full the same as normalised amplitudes, float32; Y
     complex64 (B, N, N, C) from the scan's Y, else cut from its objectGuess, else None; coords_nn,
     coords_start_nn (B, 1, 2, C); coords_offsets, coords_start_offsets (B, 1, 2, 1); coords_relative,
-    coords_start_relative (B, 1, 2, C); nn_indices int32 (B, C); objectGuess; sample_indices when the scan is
-    a subset.
+    coords_start_relative (B, 1, 2, C); nn_indices int32 (B, C); objectGuess; scan, the RawData itself;
+    sample_indices when the scan is a subset.
     """
     from ptycho.grouping import neighbour_groups
 
@@ -199,6 +199,7 @@ def grouped_dataset(
         "coords_start_relative": start_relative,
         "nn_indices": groups,
         "objectGuess": raw.objectGuess,
+        "scan": raw,
     }
     if raw.sample_indices is not None:
         result["sample_indices"] = raw.sample_indices.copy()

@@ -14,6 +14,7 @@ import io
 import json
 import platform
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,8 @@ _PICKLES = (".dill", ".pkl", ".pickle", ".pth")
 _TIMESTAMP = (2000, 1, 1, 0, 0, 0)
 
 Weights = dict[str, NDArray[Any]]
+
+_trained: dict[str, Callable[[Path], None]] = {}
 
 
 @dataclass
@@ -97,10 +100,11 @@ def save_archive(path: str | Path, models: dict[str, Weights], config: dict[str,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
     contents[_MANIFEST] = json.dumps(manifest, indent=1, sort_keys=True).encode("ascii")
-    with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as target:
+    # not compressed: weights hardly shrink, and in a deflated stream some bits could change without being noticed
+    with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
         for name in (_MANIFEST, *_MEMBERS):
             # a fixed date: the same model gives the same bytes
-            target.writestr(zipfile.ZipInfo(name, _TIMESTAMP), contents[name], zipfile.ZIP_DEFLATED)
+            target.writestr(zipfile.ZipInfo(name, _TIMESTAMP), contents[name], zipfile.ZIP_STORED)
 
 
 def load_archive(path: str | Path, backend: str | None = None) -> Archive:
@@ -126,6 +130,25 @@ def load_archive(path: str | Path, backend: str | None = None) -> Archive:
     if sorted(models) != manifest["models"]:
         raise InputError(f"{file}: found models {sorted(models)}, the manifest says {manifest['models']}.")
     return Archive(models, config, manifest["backend"])
+
+
+def remember(write: Callable[[Path], None]) -> None:
+    """Keep the way to write the model that was just trained, for `save`. The one piece of state of this package."""
+    _trained["write"] = write
+
+
+def save(output_path: str | Path) -> None:
+    """Write the model that was trained last in this process to `output_path`/wts.h5.zip.
+
+    A legacy entry point, without the model as an argument; callers that hold the model save that instead. InputError
+    when nothing was trained yet.
+    """
+    if "write" not in _trained:
+        raise InputError(
+            "There is no model to save: nothing was trained in this process. Call run_cdi_example or train_cdi_model "
+            "first."
+        )
+    _trained["write"](Path(output_path))
 
 
 def archive_backend(path: str | Path) -> str:

@@ -175,6 +175,12 @@ class RawData(MeasuredFrames):
         part.sample_indices = chosen if self.sample_indices is None else self.sample_indices[chosen]
         return part
 
+    def taken_as(self, measurement_domain: str) -> RawData:
+        """The same scan with its domain stated (see ptycho.domain), whatever was decided before."""
+        part = self._derived()
+        part._forget_domain(measurement_domain)
+        return part
+
     def crop(self, N_new: int) -> RawData:
         """The scan with frames cut to their central N_new x N_new pixels; the object pixel grows by N /
         N_new.

@@ -8,13 +8,21 @@ is registered by this distribution.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ptycho import params
+import numpy as np
+import numpy.typing as npt
+
+from ptycho import model_manager, params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
+
+if TYPE_CHECKING:
+    from ptycho.geometry import Canvas
+    from ptycho.raw_data import RawData
 
 __all__ = [
     "BACKENDS",
@@ -46,6 +54,12 @@ class Backend(Protocol):
 
     def load_inference_bundle(self, bundle_dir: Path, model_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """(models by name, what was written into params.cfg) of a trained model."""
+
+    def save_bundle(self, results: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
+        """Write the model of `results` to `folder`/wts.h5.zip."""
+
+    def reconstruct(self, model: Any, raw: RawData, canvas: Canvas | None) -> npt.NDArray[np.complex64]:
+        """The object (H, W) of a whole scan on `canvas`, or on the smallest one, by a trained model."""
 
 
 class PytorchBackend:
@@ -92,6 +106,21 @@ class PytorchBackend:
         return found
 
 
+    def save_bundle(self, results: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
+        """See ptycho_torch.workflows.components.save_torch_bundle."""
+        self._components().save_torch_bundle(
+            results["models"], folder / "wts.h5", config, results.get("intensity_scale")
+        )
+
+    def reconstruct(self, model: Any, raw: RawData, canvas: Canvas | None) -> npt.NDArray[np.complex64]:
+        """See ptycho_torch.workflows.reconstruct.infer_with."""
+        self._components()  # says how to install torch where it is missing
+        from ptycho_torch.workflows.reconstruct import infer_with
+
+        image: npt.NDArray[np.complex64] = infer_with(model, raw, PyTorchExecutionConfig(), canvas).result.object
+        return image
+
+
 def load_backend(name: str) -> Backend:
     """The backend of that name.
 
@@ -130,7 +159,8 @@ def run_cdi_example_with_backend(
     results['backend'] names the backend. InputError for an unknown one, RuntimeError for one that is not installed.
     """
     update_legacy_dict(params.cfg, config)
-    amplitude, phase, results = load_backend(config.backend).run_cdi_example(
+    backend = load_backend(config.backend)
+    amplitude, phase, results = backend.run_cdi_example(
         train_data,
         test_data,
         config,
@@ -142,7 +172,14 @@ def run_cdi_example_with_backend(
         execution_config=torch_execution_config,
     )
     results["backend"] = config.backend
+    _remember(backend, results, config)
     return amplitude, phase, results
+
+
+def _remember(backend: Backend, results: dict[str, Any], config: TrainingConfig) -> None:
+    """For ptycho.model_manager.save, which gets no model."""
+    if results.get("models"):
+        model_manager.remember(partial(backend.save_bundle, results, config))
 
 
 def train_cdi_model_with_backend(
@@ -153,10 +190,10 @@ def train_cdi_model_with_backend(
 ) -> dict[str, Any]:
     """Train by `config.backend`; errors as of run_cdi_example_with_backend."""
     update_legacy_dict(params.cfg, config)
-    results = load_backend(config.backend).train_cdi_model(
-        train_data, test_data, config, execution_config=torch_execution_config
-    )
+    backend = load_backend(config.backend)
+    results = backend.train_cdi_model(train_data, test_data, config, execution_config=torch_execution_config)
     results["backend"] = config.backend
+    _remember(backend, results, config)
     return results
 
 
@@ -170,9 +207,7 @@ def load_inference_bundle_with_backend(
     config: if given, its backend must be the archive's. MissingFileError or InputError for an archive that is not
     there, is damaged, or is of another backend.
     """
-    from ptycho.model_manager import archive_backend
-
-    made_by = archive_backend(bundle_dir)
+    made_by = model_manager.archive_backend(bundle_dir)
     if config is not None and config.backend != made_by:
         raise InputError(
             f"{bundle_dir}: found a model of backend {made_by!r}, the configuration says {config.backend!r}. Say "

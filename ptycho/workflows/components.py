@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ptycho import model_manager
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.io.atomic import atomic_path
 from ptycho.model import DiffractionToObject
@@ -67,7 +68,8 @@ def load_inference_bundle(
     InputError when there is none that can be used.
     """
     module, restored = backend_selector.load_inference_bundle_with_backend(bundle_dir, model_name=model_name)
-    return DiffractionToObject(module), restored
+    backend = backend_selector.load_backend(model_manager.archive_backend(bundle_dir))
+    return DiffractionToObject(module, backend.reconstruct), restored
 
 
 def save_outputs(

@@ -30,9 +30,9 @@ class PlacedScan:
     fractions: Tensor
 
     @classmethod
-    def of(cls, raw: RawData, center_xy: tuple[float, float] | None = None) -> PlacedScan:
-        """Place every frame of ``raw``; the canvas is centred on ``center_xy`` or on the scan."""
-        canvas = canvas_for(raw.xcoords, raw.ycoords, raw.N, center_xy=center_xy)
+    def of(cls, raw: RawData, canvas: Canvas | None = None) -> PlacedScan:
+        """Place every frame of ``raw`` on ``canvas``, or on the smallest one that is centred on the scan."""
+        canvas = canvas_for(raw.xcoords, raw.ycoords, raw.N) if canvas is None else canvas
         starts, fractions = placements(raw.xcoords, raw.ycoords, raw.N, canvas)
         return cls(raw, canvas, torch.from_numpy(starts), torch.from_numpy(fractions.astype(np.float32)))
 

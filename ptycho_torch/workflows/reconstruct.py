@@ -16,7 +16,7 @@ from torch import Tensor
 from ptycho import params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
-from ptycho.geometry import coverage_map
+from ptycho.geometry import Canvas, coverage_map
 from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
@@ -108,11 +108,20 @@ def infer_scan(
     return outcome
 
 
-def infer_with(module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig) -> Outcome:
+def infer_with(
+    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None
+) -> Outcome:
     """Reconstruct a scan with a trained module; the module itself is left as it is, but for its device.
 
     The scan's own probe is used, unless it is the guess that the module's probe was refined from, or there is none;
-    then the module's. The notes of the outcome say which.
+    then the module's. The notes of the outcome say which. Frames whose domain cannot be told are taken as those that
+    the module was trained on.
+
+    Args:
+        module: trained.
+        raw: the scan.
+        execution: device and ``inference_batch_size``.
+        canvas: where the object is to lie; None for the smallest canvas, centred on the scan.
 
     Raises:
         InputError: frames of another side than the module was trained with.
@@ -123,12 +132,13 @@ def infer_with(module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExe
             f"{raw.source}: frames are {raw.N} x {raw.N} pixels, the model was trained on {expected} x {expected}. "
             f"Crop the scan to {expected} (--crop {expected}) or train a model for {raw.N}."
         )
+    raw = _with_known_domain(raw, module.data_config.measurement_domain)
     probe, is_trained = calibration.probe_for(
         raw, module.probe.cpu().numpy(), module.probe_guess.cpu().numpy(), float(module.mean_counts),
         calibration.mask_of(module.model_config, raw.N),
     )  # fmt: skip
     batch_size = execution.inference_batch_size or module.inference_config.batch_size
-    outcome = reconstruct(module.to(device_of(execution)), PlacedScan.of(raw), probe, batch_size)
+    outcome = reconstruct(module.to(device_of(execution)), PlacedScan.of(raw, canvas), probe, batch_size)
     why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
     outcome.notes = [
         f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}",
@@ -137,6 +147,17 @@ def infer_with(module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExe
         else "The scan's own probe is used; it differs from the training guess.",
     ]
     return outcome
+
+
+def _with_known_domain(raw: RawData, trained_on: str) -> RawData:
+    try:
+        _ = raw.measurement_domain
+    except InputError:
+        if trained_on not in ("intensity", "amplitude"):
+            raise
+        logger.warning("%s: the domain of the frames cannot be told; taken as %s, as in training.", raw.source, trained_on)
+        return raw.taken_as(trained_on)
+    return raw
 
 
 @torch.no_grad()
