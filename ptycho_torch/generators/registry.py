@@ -102,10 +102,15 @@ class Architecture:
         # looked up when called: the module knows the generators, so they cannot know it
         from ptycho_torch import model
 
-        names = ("model_config", "data_config", "training_config", "inference_config")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pt_configs["training_config"].seed)
-            return model.PtychoPINN_Lightning(**{name: pt_configs[name] for name in names})
+        return build_module(model.PtychoPINN_Lightning, pt_configs)
+
+
+def build_module(cls: Callable[..., Any], pt_configs: Mapping[str, Any]) -> Any:
+    """A module of class ``cls`` with fresh weights; see :meth:`Architecture.build_model`."""
+    names = ("model_config", "data_config", "training_config", "inference_config")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(pt_configs["training_config"].seed)
+        return cls(**{name: pt_configs[name] for name in names})
 
 
 def resolve_generator(config: Any) -> Architecture:

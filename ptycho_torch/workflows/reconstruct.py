@@ -155,7 +155,7 @@ def _with_known_domain(raw: RawData, trained_on: str) -> RawData:
     except InputError:
         if trained_on not in ("intensity", "amplitude"):
             raise
-        logger.warning("%s: the domain of the frames cannot be told; taken as %s, as in training.", raw.source, trained_on)
+        logger.warning("%s: taken as %s, as in training: the domain cannot be told.", raw.source, trained_on)
         return raw.taken_as(trained_on)
     return raw
 

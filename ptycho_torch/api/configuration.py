@@ -1,0 +1,178 @@
+"""The five configurations of a run in one place, and the payload that they amount to."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import InputError
+from ptycho_torch import config_bridge, settings
+from ptycho_torch.config_factory import TrainingPayload, populate_legacy_params
+from ptycho_torch.config_params import (
+    NPHOTONS_UNSET,
+    DataConfig,
+    DatagenConfig,
+    InferenceConfig,
+    ModelConfig,
+    as_config,
+)
+from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
+
+logger = logging.getLogger(__name__)
+
+_CLASSES: dict[str, Any] = {
+    "data_config": DataConfig,
+    "model_config": ModelConfig,
+    "training_config": TorchTrainingConfig,
+    "inference_config": InferenceConfig,
+    "datagen_config": DatagenConfig,
+}
+_FROZEN = {
+    "data_config": ("N", "C", "grid_size", "probe_modes"),
+    "model_config": tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name != "probe_mask_tensor"),
+}
+"""What a trained model cannot be used with other values of."""
+
+
+class ConfigManager:
+    """The configurations that a run, or a loaded model, is described by.
+
+    Args:
+        data_config, model_config, training_config, inference_config, datagen_config: dataclasses of
+            :mod:`ptycho_torch.config_params`, or plain dicts of their fields; None for the defaults.
+    """
+
+    data_config: DataConfig
+    model_config: ModelConfig
+    training_config: TorchTrainingConfig
+    inference_config: InferenceConfig
+    datagen_config: DatagenConfig
+
+    def __init__(
+        self, data_config: Any = None, model_config: Any = None, training_config: Any = None,
+        inference_config: Any = None, datagen_config: Any = None,
+    ) -> None:  # fmt: skip
+        given = (data_config, model_config, training_config, inference_config, datagen_config)
+        for (name, cls), value in zip(_CLASSES.items(), given, strict=True):
+            setattr(self, name, as_config(cls, value))
+
+    @classmethod
+    def from_configs(cls, **configs: Any) -> ConfigManager:
+        """The same as the constructor, by keyword."""
+        return cls(**configs)
+
+    @classmethod
+    def from_loaded_model(cls, ptycho_model: Any) -> ConfigManager:
+        """The configurations that a loaded model was trained with."""
+        return cls(**ptycho_model.model.configs())
+
+    def validate_arch_compatibility(self, ptycho_model: Any) -> None:
+        """Compare with a loaded model.
+
+        Raises:
+            InputError: fields that the model fixes differ; each is named with both values.
+        """
+        theirs = ptycho_model.model.configs()
+        different = [
+            f"{name}={getattr(getattr(self, part), name)!r} (the model: {getattr(theirs[part], name)!r})"
+            for part, names in _FROZEN.items()
+            for name in names
+            if getattr(getattr(self, part), name) != getattr(theirs[part], name)
+        ]
+        if different:
+            raise InputError(
+                f"The configuration does not fit the loaded model: found {', '.join(different)}. Use the model's own "
+                "settings, or train a model with these."
+            )
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """(data, model, training, inference, datagen)."""
+        return tuple(getattr(self, name) for name in _CLASSES)
+
+    def update(self, **changes: dict[str, Any] | None) -> None:
+        """Change fields: data_config={'N': 64}, and so on."""
+        for name, fields in changes.items():
+            setattr(self, name, dataclasses.replace(getattr(self, name), **(fields or {})))
+
+
+def completed(configs: ConfigManager) -> ConfigManager:
+    """The same configurations, with what follows from others filled in.
+
+    Raises:
+        InputError: a number of channels that is not that of the grid; an unknown mode or loss.
+    """
+    data, model = configs.data_config, configs.model_config
+    rows, columns = data.grid_size
+    if rows * columns != data.C:
+        raise InputError(
+            f"found {data.C} channels (C, in ptychodus: num_channels) for a grid of {rows} x {columns} (grid_size_y, "
+            f"grid_size_x), expected {rows * columns}. Change one of them."
+        )
+    loss = config_bridge.loss_function(model.mode, config_bridge.loss_mode(model.loss_function))
+    model = dataclasses.replace(model, C_model=data.C, C_forward=data.C, loss_function=loss)
+    return ConfigManager(data, model, configs.training_config, configs.inference_config, configs.datagen_config)
+
+
+def payload_of_configs(configs: ConfigManager, output_dir: Path) -> TrainingPayload:
+    """The payload of a training run; the legacy dictionary is filled on the way (CONFIG-001).
+
+    Args:
+        configs: of the run, see :func:`completed`; machine settings that are not to be had here are reduced, with a
+            warning.
+        output_dir: of the run.
+
+    Raises:
+        InputError: settings that contradict each other.
+    """
+    data, model, training, inference, _ = configs.to_tuple()
+    execution = _execution(training)
+    public = config_bridge.to_training_config(
+        config_bridge.to_model_config(data, model), data, model, training,
+        {
+            "n_groups": config_bridge.ALL_GROUPS,
+            "nphotons": TrainingConfig.nphotons if data.nphotons == NPHOTONS_UNSET else data.nphotons,
+            "train_data_file": Path(), "test_data_file": None, "output_dir": output_dir,
+        },
+    )  # fmt: skip
+    public.train_data_file = None
+    populate_legacy_params(public)
+    notes = settings.superseded_settings(data, model, training, inference)
+    applied = {"sources": {}, "superseded": list(notes.values())}
+    return TrainingPayload(public, data, model, training, inference, execution, applied)
+
+
+def _execution(training: TorchTrainingConfig) -> PyTorchExecutionConfig:
+    """How to run on this machine: one device, CUDA if it is asked for and there."""
+    if training.n_devices not in (1, "1"):
+        logger.warning(
+            "n_devices=%s: this process trains on one device. Several take the command line: ptychopinn train "
+            "--devices %s --strategy ddp.", training.n_devices, training.n_devices,
+        )  # fmt: skip
+    return PyTorchExecutionConfig(
+        accelerator=device_here(training.device),
+        devices=1,
+        strategy="auto",
+        learning_rate=training.learning_rate,
+        scheduler=training.scheduler,
+        gradient_clip_val=training.gradient_clip_val,
+        gradient_clip_algorithm=training.gradient_clip_algorithm,
+        accum_steps=training.accum_steps,
+        num_workers=training.num_workers,
+        # workers that start anew every epoch take longer than what they do
+        persistent_workers=training.num_workers > 0,
+    )
+
+
+def device_here(asked: str) -> str:
+    """The device that was asked for, or the CPU with one warning where it is not there."""
+    wanted = "cuda" if asked in ("cuda", "gpu", "auto") else asked
+    if wanted == "cuda" and not torch.cuda.is_available():
+        if asked != "auto":
+            logger.warning("device=%r: there is no CUDA device here; the CPU is used.", asked)
+        return "cpu"
+    return wanted
