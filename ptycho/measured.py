@@ -32,6 +32,7 @@ class MeasuredFrames:
     bad_pixels: npt.NDArray[np.bool_] | None
     probeGuess: npt.NDArray[Any] | None
     nphotons: float | None
+    background_counts: float | None  # per pixel, taken off the counts
     _requested_domain: str
     _decided: tuple[str, str] | None
     _amplitude_scale: float | None
@@ -69,10 +70,15 @@ class MeasuredFrames:
         return self._decide()[1]
 
     def counts(self, indices: Any = None) -> npt.NDArray[np.float32]:
-        """Photon counts, float32 (n, N, N), of all frames or of those given; bad pixels stay as they are."""
+        """Photon counts, float32 (n, N, N), of all frames or of those given, less the background; bad pixels hold
+        anything."""
         frames = self._frames()
         domain = self.measurement_domain
-        return to_counts(frames[:] if indices is None else frames[indices], domain, self._scale())
+        counts = to_counts(frames[:] if indices is None else frames[indices], domain, self._scale())
+        if self.background_counts is not None:
+            np.subtract(counts, np.float32(self.background_counts), out=counts)
+            np.maximum(counts, 0, out=counts)
+        return counts
 
     def mean_counts_per_frame(self) -> float:
         """Mean over frames of the counts summed over good pixels; computed in chunks, once."""

@@ -51,7 +51,8 @@ class RawData(MeasuredFrames):
     objectGuess, object_truth: complex (H, W); if there is one, positions are in its pixel coordinates.
     Y: true patches (M, N, N). bad_pixels: bool (N, N), True = bad. measurement_domain: see ptycho.domain.
     nphotons: mean photons per frame, for 'normalized_amplitude'; default from metadata. source: a name for
-    messages. pixel_size_m: of the object. Raises InputError for anything unusable.
+    messages. pixel_size_m: of the object. background_counts: constant, per pixel, taken off the counts (never below
+    zero). Raises InputError for anything unusable.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class RawData(MeasuredFrames):
         pixel_size_m: float | None = None,
         photon_energy_ev: float | None = None,
         detector_distance_m: float | None = None,
+        background_counts: float | None = None,
     ) -> None:
         self.source = source or "scan"
         self._set_positions(xcoords, ycoords, xcoords_start, ycoords_start, scan_index)
@@ -93,6 +95,7 @@ class RawData(MeasuredFrames):
         self.pixel_size_m = positive_number(pixel_size_m, "pixel_size_m", name)
         self.photon_energy_ev = positive_number(photon_energy_ev, "photon_energy_ev", name)
         self.detector_distance_m = positive_number(detector_distance_m, "detector_distance_m", name)
+        self.background_counts = positive_number(background_counts, "background_counts", name)
         self.sample_indices: npt.NDArray[np.int64] | None = None
         self.subsample_seed: int | None = None
 

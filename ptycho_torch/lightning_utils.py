@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -240,6 +242,26 @@ def _named_best(files: list[Path]) -> Path:
     named = (state.get("best_model_path") for state in callbacks.values() if isinstance(state, dict))
     names = {Path(path).name for path in named if path}
     return next((file for file in files if file.name in names), files[-1])
+
+
+@contextmanager
+def stopped_by_interrupt(trainer: Any) -> Iterator[None]:
+    """Ctrl-C ends training after the current step, so that the best state is kept; the second time it acts as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: Any) -> None:
+        logger.warning("Training stops after this step and keeps the best model; interrupt again to quit at once.")
+        trainer.should_stop = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

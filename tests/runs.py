@@ -67,17 +67,19 @@ def use_made_up_backend(monkeypatch):
     """Stands where torch begins; remembers what it was asked for."""
     calls = SimpleNamespace(train=None, infer=None)
 
-    def train_scan(raw, config, execution=None, *, output_dir):
-        calls.train = SimpleNamespace(raw=raw, config=config, execution=execution, output_dir=output_dir)
+    def train_scans(raws, config, execution=None, *, output_dir):
+        calls.train = SimpleNamespace(
+            raw=raws[0], raws=raws, config=config, execution=execution, output_dir=output_dir
+        )
         (output_dir / "wts.h5.zip").write_bytes(b"model")
-        return made_up_outcome(raw)
+        return [made_up_outcome(raw) for raw in raws]
 
     def infer_scan(model_path, raw, config=None, execution=None):
         calls.infer = SimpleNamespace(model_path=model_path, raw=raw, config=config, execution=execution)
         return made_up_outcome(raw)
 
     monkeypatch.setattr(
-        shared, "load_backend", lambda: SimpleNamespace(train_scan=train_scan, infer_scan=infer_scan)
+        shared, "load_backend", lambda: SimpleNamespace(train_scans=train_scans, infer_scan=infer_scan)
     )
     monkeypatch.setattr("ptycho.io.outputs._write_pictures", lambda *_: None)
     monkeypatch.setattr("ptycho.io.outputs._write_comparison", lambda *_: None)

@@ -45,4 +45,4 @@ def demo(output_dir: Path, overwrite: bool, seed: int) -> None:
     logger.info("%d frames of %d x %d pixels, %.3g counts per frame: %s", raw.n_frames, raw.N, raw.N,
                 raw.mean_counts_per_frame(), scan)  # fmt: skip
     values = {"seed": seed, "max_time_s": MAX_TIME_S}
-    shared.train_and_report(raw, scan, out, values)
+    shared.train_and_report([raw], [scan], out, [out], values)

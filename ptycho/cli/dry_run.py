@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ptycho.cli.beamline import BEAMLINE_NAMES
 from ptycho.cli.resolve import Settings
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import TrainingConfig
@@ -21,7 +22,7 @@ __all__ = ["Row", "print_dry_run", "rows_of_command", "rows_of_config"]
 
 # Named on the command line, or rows of another section.
 _NOT_LISTED = ("model", "train_data_file", "test_data_file", "model_path", "output_dir", "n_images")
-_OF_THE_COMMAND = ("crop", "reference", "half", "threads")
+_OF_THE_COMMAND = ("crop", *BEAMLINE_NAMES, "reference", "half", "threads")
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptycho.cli import shared
-from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, knob_options
+from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
@@ -16,6 +17,7 @@ from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import InferenceConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from ptycho.placed import PlacedObject
     from ptycho.raw_data import RawData
 
 __all__ = ["infer", "start_inference"]
@@ -23,66 +25,77 @@ __all__ = ["infer", "start_inference"]
 
 @click.command(cls=HeadedCommand)
 @click.argument("model", type=shared.FILE)
-@click.argument("scan", type=shared.FILE)
+@click.argument("scans", metavar="SCAN...", type=shared.FILE, nargs=-1, required=True)
 @shared.output_options()
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
-@knob_options(*INFERENCE_KNOBS)
+@knob_options(*with_device(INFERENCE_KNOBS))
 @verbosity_options
 @click.pass_context
 def infer(
-    ctx: click.Context, model: Path, scan: Path, overwrite: bool, config_file: Path | None, dry_run: bool,
+    ctx: click.Context, model: Path, scans: tuple[Path, ...], overwrite: bool, config_file: Path | None, dry_run: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Reconstruct SCAN with a trained MODEL.
+    """Reconstruct one SCAN or several with a trained MODEL.
 
-    MODEL is the output folder of `ptychopinn train`, or the wts.h5.zip in it. The scan must be cropped as the
-    one the model was trained on.
+    MODEL is the output folder of `ptychopinn train`, or the wts.h5.zip in it. A scan must be cropped as the
+    one the model was trained on. The results of several scans go to folders of their names.
 
     \b
-    Example:
+    Examples:
       ptychopinn infer results other_scan.npz --crop 64 --output-dir other_results
+      ptychopinn infer results day/*.npz --output-dir day_results
     """
     settings = resolve(ctx, options, config_file)
     folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
-    start_inference(settings, model, scan, folder, overwrite=overwrite, config_file=config_file, dry_run=dry_run)
+    start_inference(settings, model, scans, folder, overwrite=overwrite, config_file=config_file, dry_run=dry_run)
 
 
 def start_inference(
-    settings: Settings, model: Path, scan: Path, folder: Path, *, overwrite: bool, config_file: Path | None,
-    dry_run: bool, names: tuple[str, str] = ("model", "scan"),
+    settings: Settings, model: Path, scans: Sequence[Path], folder: Path, *, overwrite: bool,
+    config_file: Path | None, dry_run: bool, names: tuple[str, str] = ("model", "scan"),
 ) -> None:  # fmt: skip
-    """Reconstruct the file `scan` with a trained `model` and write into `folder`, or say what that would be.
+    """Reconstruct the files `scans` with a trained `model` and write into `folder`, or say what that would be.
 
-    names: what the running command calls the two, for the table of the dry run.
+    names: what the running command calls model and scan, for the table of the dry run.
     """
-    from ptycho.cli.summary import print_summary
-    from ptycho.io.outputs import RESULT_FILES, check_output_dir, clear_results, write_outputs
+    from ptycho.io.outputs import RESULT_FILES, check_output_dir
 
-    inputs = [path for path in (scan, settings.get("reference"), config_file) if path is not None]
+    inputs = [path for path in (*scans, settings.get("reference"), config_file) if path is not None]
     out = check_output_dir(folder, overwrite=overwrite, replaces=RESULT_FILES, inputs=inputs)
+    folders = shared.result_folders(scans, out, overwrite=overwrite)
     archive = _find_model(model)
-    raw = shared.load_scan(scan, settings.values, needs_probe=False)
+    raws = [shared.load_scan(scan, settings.values, needs_probe=False) for scan in scans]
     wanted = shared.load_reference(settings.get("reference"))
     execution = shared.execution_config(settings.values)
     config = shared.build_config(
         InferenceConfig, settings.values,
-        model=ModelConfig(N=raw.N), model_path=archive, test_data_file=scan, output_dir=out,
+        model=ModelConfig(N=raws[0].N), model_path=archive, test_data_file=scans[0], output_dir=out,
     )  # fmt: skip
     shared.check_backend(config.backend)
     # The archive's configuration is not in these: it was checked when the model was trained.
     notes = shared.check_settings(config, execution)
     if dry_run:
-        paths = dict(zip((*names, "output_dir"), (archive, scan, out), strict=True))
-        _describe(config, execution, raw, settings, notes, paths, config_file)
+        paths = {names[0]: archive} | shared.named_scans(names[1], scans) | {"output_dir": out}
+        _describe(config, execution, raws[0], settings, notes, paths, config_file)
         return
     shared.set_threads(settings.get("threads"))
+    for raw, where in zip(raws, folders, strict=True):
+        _infer_and_report(archive, raw, config, execution, where, wanted, settings.get("half"))
+
+
+def _infer_and_report(
+    archive: Path, raw: RawData, config: InferenceConfig, execution: PyTorchExecutionConfig, folder: Path,
+    wanted: PlacedObject | None, half: int | None,
+) -> None:  # fmt: skip
+    from ptycho.cli.summary import print_summary
+    from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
+
     outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution)
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
-    clear_results(out, RESULT_FILES)
-    metrics = write_outputs(out, outcome, raw, wanted, half=settings.get("half"))
-    print_summary(metrics, out, outcome.stages)
+    clear_results(folder, RESULT_FILES)
+    print_summary(write_outputs(folder, outcome, raw, wanted, half=half), folder, outcome.stages)
 
 
 def _describe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -27,6 +28,7 @@ __all__ = [
     "SEED",
     "TRAINING_KNOBS",
     "knob_options",
+    "with_device",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +43,7 @@ class Knob:
 
     flag: as on the command line; for a field that is switched, `--on/--off`. heading: where the help text
     lists it, '' among the common ones. no_default: leave the field's default unsaid. aliases: older spellings,
-    beside `--<field>` which is always taken (but not for a switch: it would have a value).
+    beside `--<field>` which is always taken (but not for a switch: it would have a value). also: other good spellings.
     """
 
     flag: str
@@ -52,6 +54,7 @@ class Knob:
     heading: str = ""
     no_default: bool = False
     aliases: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def default(self) -> Any:
@@ -73,7 +76,7 @@ class Knob:
         """Decorate a command with this flag; its parameter is named after the field."""
         default = None if self.no_default else self.default
         return click.option(
-            self.flag, self.field, type=self.kind, default=default, show_default=default is not None,
+            self.flag, *self.also, self.field, type=self.kind, default=default, show_default=default is not None,
             help=self.help, cls=HeadedOption, heading=self.heading, aliases=self.older,
         )(function)  # fmt: skip
 
@@ -89,6 +92,11 @@ def knob_options(*knobs: Knob) -> Callable[[F], F]:
     return decorate
 
 
+def with_device(knobs: tuple[Knob, ...]) -> tuple[Knob, ...]:
+    """The same flags, with --device as another spelling of --accelerator."""
+    return tuple(dataclasses.replace(k, also=("--device",)) if k.field == "accelerator" else k for k in knobs)
+
+
 SEED = Knob("--seed", TrainingConfig, "seed", WHOLE, "Of weights, batches and the split.")
 
 SCAN_KNOBS = (
@@ -100,7 +108,7 @@ SCAN_KNOBS = (
          no_default=True),
 )  # fmt: skip
 
-_ACCELERATOR = Knob(
+ACCELERATOR = Knob(
     "--accelerator", PyTorchExecutionConfig, "accelerator", click.Choice(ACCELERATORS),
     "Where to compute; auto takes a CUDA device if there is one.",
     aliases=("--torch-accelerator",),
@@ -117,7 +125,9 @@ _COMMON_TRAINING = (
     Knob("--calibrate/--no-calibrate", TrainingConfig, "calibrate_probe", bool,
          "Refine the probe of the scan before training, or trust it."),
     SEED,
-    _ACCELERATOR,
+    ACCELERATOR,
+    Knob("--init-from", TrainingConfig, "init_from", click.Path(path_type=Path),
+         "Start from the network of a trained model: the folder of a run, or its wts.h5.zip. [default: new weights]"),
 )  # fmt: skip
 
 _SUBSAMPLE = (
@@ -223,4 +233,4 @@ _RECORDS = (
 )  # fmt: skip
 
 TRAINING_KNOBS = (*_COMMON_TRAINING, *_MODEL, *_FRAMES, *_OPTIMISATION, *_DEVICE, *_RECORDS)
-INFERENCE_KNOBS = (_ACCELERATOR, *_SUBSAMPLE, _INFERENCE_BATCH)
+INFERENCE_KNOBS = (ACCELERATOR, *_SUBSAMPLE, _INFERENCE_BATCH)

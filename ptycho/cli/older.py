@@ -70,7 +70,7 @@ def ptycho_train(ctx: click.Context, config_file: Path | None, dry_run: bool, **
     """
     settings, out = _settings(ctx, options, config_file, older.PTYCHO_TRAIN)
     scan = older.required(settings, older.TRAIN_DATA)
-    start_training(settings, scan, out, overwrite=True, config_file=config_file, dry_run=dry_run,
+    start_training(settings, [scan], out, overwrite=True, config_file=config_file, dry_run=dry_run,
                    scan_name="train_data_file")  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def ptycho_inference(ctx: click.Context, config_file: Path | None, dry_run: bool
     """
     settings, out = _settings(ctx, options, config_file, older.PTYCHO_INFERENCE)
     model, scan = older.required(settings, older.MODEL_PATH), older.required(settings, older.TEST_DATA)
-    start_inference(settings, model, scan, out, overwrite=True, config_file=config_file, dry_run=dry_run,
+    start_inference(settings, model, [scan], out, overwrite=True, config_file=config_file, dry_run=dry_run,
                     names=("model_path", "test_data"))  # fmt: skip
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "HeadedCommand",
     "HeadedOption",
     "Indices",
+    "Numbers",
 ]
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,20 @@ class Indices(click.ParamType):  # type: ignore[type-arg]
         if not all(part.isdecimal() for part in parts):
             self.fail(f"{value!r} is not a list of whole numbers. Give them with commas between: 0,5,12.", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between them: -1,65535."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, (list, tuple)):
+            return tuple(value)
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers. Give them with commas between: -1,65535.", param, ctx)
 
 
 COUNT = click.IntRange(min=1)

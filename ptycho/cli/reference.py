@@ -8,39 +8,31 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import click
 
+from ptycho import documents
 from ptycho.cli import older_options as older
 from ptycho.cli.fields import file_only_fields
 from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, TRAINING_KNOBS, Knob
+from ptycho.documents import code, line
 
 __all__ = ["TABLES", "file_only_table", "flag_table", "older_table", "with_tables"]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
 
 
 def _default(value: Any) -> str:
     return "unset" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _code(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
 def _row(knob: Knob, verbs: str) -> str:
-    flag = _code(knob.flag.split("/"))
+    flag = code(knob.flag.split("/"))
     text = re.sub(r" ?\[default: .*\]", "", knob.help)
     if isinstance(knob.kind, click.Choice):
         text = f"{text} One of {', '.join(knob.kind.choices)}."
     default = re.search(r"\[default: (.*)\]", knob.help)
     shown = default.group(1) if default else _default(knob.default)
-    return f"| {flag} | `{knob.field}` | {shown} | {verbs} | {_cell(text)} |"
+    return line(flag, f"`{knob.field}`", shown, verbs, text)
 
 
 def flag_table() -> str:
@@ -66,32 +58,28 @@ def older_table() -> str:
     return "\n\n".join("\n".join(lines) for lines in (_older_training(), _older_inference(), _older_others()))
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _older_training() -> list[str]:
     commands = "`ptycho_train`", "`python -m ptycho_torch.train`"
-    lines = [_line("key in a file", *commands, "other spellings"), "|---" * 4 + "|"]
+    lines = [line("key in a file", *commands, "other spellings"), "|---" * 4 + "|"]
     for by_field, by_module in zip(older.ptycho_training_knobs(), older.module_training_knobs(), strict=True):
         flags = by_field.flag.split("/"), by_module.flag.split("/")
         others = sorted({*by_field.older, *by_module.older} - {*flags[0], *flags[1]})
-        lines.append(_line(f"`{by_field.field}`", _code(flags[0]), _code(flags[1]), _code(others)))
+        lines.append(line(f"`{by_field.field}`", code(flags[0]), code(flags[1]), code(others)))
     return lines
 
 
 def _older_inference() -> list[str]:
-    lines = [_line("key in a file", "`ptycho_inference`", "`python -m ptycho_torch.inference`"), "|---" * 3 + "|"]
+    lines = [line("key in a file", "`ptycho_inference`", "`python -m ptycho_torch.inference`"), "|---" * 3 + "|"]
     both = [{k.field: k for k in made} for made in (older.ptycho_inference_knobs(), older.module_inference_knobs())]
     for field in {**both[0], **both[1]}:
-        lines.append(_line(f"`{field}`", *(_spellings(knobs.get(field)) for knobs in both)))
+        lines.append(line(f"`{field}`", *(_spellings(knobs.get(field)) for knobs in both)))
     return lines
 
 
 def _older_others() -> list[str]:
-    lines = [_line("command", "flag", "what"), "|---" * 3 + "|"]
+    lines = [line("command", "flag", "what"), "|---" * 3 + "|"]
     for command, extras in _OTHERS.items():
-        lines += [_line(f"`{command}`", _code(extra.flags), _cell(extra.what)) for extra in extras]
+        lines += [line(f"`{command}`", code(extra.flags), extra.what) for extra in extras]
     return lines
 
 
@@ -104,24 +92,16 @@ _OTHERS = {
 
 
 def _spellings(knob: Knob | None) -> str:
-    return "-" if knob is None else _code((*knob.flag.split("/"), *knob.older))
+    return "-" if knob is None else code((*knob.flag.split("/"), *knob.older))
 
 
 TABLES = {"flags": flag_table, "file-only": file_only_table, "older-flags": older_table}
 
 
 def with_tables(text: str) -> str:
-    """A document with its tables made anew; ValueError when a marker is missing."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        head, found, rest = text.partition(begin)
-        _, closed, tail = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"found no pair of {begin} and {end} in the document, expected one")
-        text = f"{head}{begin}\n{make()}\n{end}{tail}"
-    return text
+    """A document with these tables made anew; see `ptycho.documents`."""
+    return documents.with_tables(text, TABLES)
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    documents.rewrite(sys.argv[1], TABLES)

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ptycho.cli.beamline import beamline_options
 from ptycho.cli.knobs import SCAN_KNOBS, knob_options
 from ptycho.cli.logs import is_quiet
 from ptycho.cli.options import HeadedOption
@@ -35,8 +36,10 @@ __all__ = [
     "load_backend",
     "load_reference",
     "load_scan",
+    "named_scans",
     "no_empty_folder",
     "output_options",
+    "result_folders",
     "scan_options",
     "set_threads",
     "stated_output_dir",
@@ -107,8 +110,8 @@ def crop_option(function: F) -> F:
 
 
 def scan_options(function: F) -> F:
-    """What a scan file may need to be said about it: --crop, and the domain of its frames."""
-    return crop_option(knob_options(*SCAN_KNOBS)(function))
+    """What a scan file may need to be said about it: --crop, the domain of its frames, mask, geometry."""
+    return crop_option(knob_options(*SCAN_KNOBS)(beamline_options(function)))
 
 
 def half_option(function: F) -> F:
@@ -134,10 +137,10 @@ def comparison_options(function: F) -> F:
 
 def load_scan(path: Path, values: dict[str, Any], *, needs_probe: bool = True) -> RawData:
     """Read a scan, with what is stated about it and the crop, and check what reconstruction needs."""
-    from ptycho.raw_data import RawData
+    from ptycho.preparation import read_prepared_scan, stated_preparation
 
     stated = {knob.field: values[knob.field] for knob in SCAN_KNOBS if values.get(knob.field) is not None}
-    raw = RawData.from_file(path, **stated)
+    raw = read_prepared_scan(path, stated_preparation(values), **stated)
     if values.get("crop") is not None:
         raw = raw.crop(values["crop"])
     # Found out on first use, and wanted now: before a folder is made or a model built.
@@ -265,28 +268,54 @@ def check_backend(name: str) -> None:
         raise InputError(f"backend={name!r} is not installed; expected 'pytorch', the backend of this package.")
 
 
+def result_folders(scans: Sequence[Path], out: Path, *, overwrite: bool) -> list[Path]:
+    """Where the results of each scan go: into `out`, or with several scans into a folder of the scan's name in it.
+
+    Each is checked as an output folder is.
+    """
+    from ptycho.io.outputs import RESULT_FILES, check_output_dir
+
+    if len(scans) == 1:
+        return [out]
+    folders: list[Path] = []
+    for scan in scans:
+        name, number = scan.stem, 2
+        while out / name in folders:
+            name, number = f"{scan.stem}_{number}", number + 1
+        folders.append(out / name)
+    return [check_output_dir(f, overwrite=overwrite, replaces=RESULT_FILES, inputs=list(scans)) for f in folders]
+
+
+def named_scans(name: str, scans: Sequence[Path]) -> dict[str, Path]:
+    """The scans for the table of a dry run: `name`, and where there are several `name 2` and so on."""
+    return {name if i == 0 else f"{name} {i + 1}": scan for i, scan in enumerate(scans)}
+
+
 def train_and_report(
-    raw: RawData,
-    scan: Path,
+    raws: Sequence[RawData],
+    scans: Sequence[Path],
     out: Path,
+    folders: Sequence[Path],
     values: dict[str, Any],
     *,
     reference: PlacedObject | None = None,
     half: int | None = None,
 ) -> None:
-    """Train on a scan, write everything into the folder `out` (checked before), print the figures.
+    """Train on scans, write the model into `out` and the results into `folders` (checked before), print the figures.
 
-    scan: the file it came from. values: stated settings by field; the rest has the defaults.
+    scans: the files they came from. values: stated settings by field; the rest has the defaults.
     """
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, clear_results, write_outputs
 
-    config, execution = training_configs(raw, scan, out, values)
+    config, execution = training_configs(raws[0], scans[0], out, values)
     set_threads(values.get("threads"))
     backend = load_backend()
     # Before an earlier run's results are removed: a refused setting must not cost them.
     check_settings(config.model, config, execution)
     clear_results(out, (*MODEL_FILES, *RESULT_FILES))
     with no_empty_folder(out):
-        outcome = backend.train_scan(raw, config, execution, output_dir=out)
-    print_summary(write_outputs(out, outcome, raw, reference, half=half), out, outcome.stages)
+        outcomes = backend.train_scans(raws, config, execution, output_dir=out)
+    for outcome, raw, folder in zip(outcomes, raws, folders, strict=True):
+        clear_results(folder, () if folder == out else RESULT_FILES)
+        print_summary(write_outputs(folder, outcome, raw, reference, half=half), folder, outcome.stages)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptycho.cli import shared
-from ptycho.cli.knobs import TRAINING_KNOBS, knob_options
+from ptycho.cli.knobs import TRAINING_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
@@ -20,61 +21,65 @@ __all__ = ["start_training", "train"]
 
 
 @click.command(cls=HeadedCommand)
-@click.argument("scan", type=shared.FILE)
+@click.argument("scans", metavar="SCAN...", type=shared.FILE, nargs=-1, required=True)
 @shared.output_options()
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
-@knob_options(*TRAINING_KNOBS)
+@knob_options(*with_device(TRAINING_KNOBS))
 @verbosity_options
 @click.pass_context
 def train(
-    ctx: click.Context, scan: Path, overwrite: bool, config_file: Path | None, dry_run: bool, **options: Any
-) -> None:
-    """Train a network on SCAN and reconstruct its object.
+    ctx: click.Context, scans: tuple[Path, ...], overwrite: bool, config_file: Path | None, dry_run: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Train a network on one SCAN or several, and reconstruct their objects.
 
     SCAN is an NPZ file with diff3d (frames), xcoords, ycoords (patch centres in object pixels) and
     probeGuess. The output folder receives the model (wts.h5.zip), the object (reconstruction.npz and .h5),
-    pictures and figures (metrics.json).
+    pictures and figures (metrics.json). Several scans train one model, each with its own probe; the results
+    of each go to a folder of its name.
 
     \b
-    Example:
+    Examples:
       ptychopinn train scan.npz --crop 64 --max-time 5m --output-dir results
+      ptychopinn train monday.npz tuesday.npz --mask dead_pixels.npy --output-dir both
     """
     settings = resolve(ctx, options, config_file)
     folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
-    start_training(settings, scan, folder, overwrite=overwrite, config_file=config_file, dry_run=dry_run)
+    start_training(settings, scans, folder, overwrite=overwrite, config_file=config_file, dry_run=dry_run)
 
 
 def start_training(
-    settings: Settings, scan: Path, folder: Path, *, overwrite: bool, config_file: Path | None, dry_run: bool,
-    scan_name: str = "scan",
+    settings: Settings, scans: Sequence[Path], folder: Path, *, overwrite: bool, config_file: Path | None,
+    dry_run: bool, scan_name: str = "scan",
 ) -> None:  # fmt: skip
-    """Train on the file `scan` and write into `folder`, or say what that would be.
+    """Train on the files `scans` and write into `folder`, or say what that would be.
 
-    scan_name: what the running command calls the scan, for the table of the dry run.
+    scan_name: what the running command calls a scan, for the table of the dry run.
     """
     from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, check_output_dir
 
-    inputs = [path for path in (scan, settings.get("reference"), config_file) if path is not None]
+    inputs = [path for path in (*scans, settings.get("reference"), config_file) if path is not None]
     names = (*MODEL_FILES, *RESULT_FILES)
     out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs)
-    raw = shared.load_scan(scan, settings.values)
+    folders = shared.result_folders(scans, out, overwrite=overwrite)
+    raws = [shared.load_scan(scan, settings.values) for scan in scans]
     wanted = shared.load_reference(settings.get("reference"))
     if dry_run:
-        _describe(raw, {scan_name: scan, "output_dir": out}, settings, config_file)
+        _describe(raws[0], shared.named_scans(scan_name, scans) | {"output_dir": out}, settings, config_file)
         return
-    shared.train_and_report(raw, scan, out, settings.values, reference=wanted, half=settings.get("half"))
+    shared.train_and_report(raws, scans, out, folders, settings.values, reference=wanted, half=settings.get("half"))
 
 
 def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_file: Path | None) -> None:
     """The dry run: refuse what the run would refuse, else print what it would do.
 
-    paths: by what the command calls them, the scan first, then the output folder.
+    paths: by what the command calls them, the scans first, then the output folder.
     """
     from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
 
-    scan, out = paths.values()
+    scan, *_, out = paths.values()
     config, execution = shared.training_configs(raw, scan, out, settings.values)
     notes = shared.check_settings(config.model, config, execution)
     sections = {

@@ -106,6 +106,7 @@ class TrainingConfig:
     calibrate_probe: bool = True  # refine the probe guess before training
     calibration_epochs: int = 20
     val_fraction: float = 0.05  # of the scan points
+    init_from: Path | None = None  # archive, or folder of a run, whose network training starts from
     max_time_s: float | None = None
     stop_improvement: float = 0.003  # stop when stop_window epochs lower the training loss by less; 0: never
     stop_window: int = 3

@@ -35,7 +35,7 @@ _OPTIONAL = (
     "object_truth",
     "probe_truth",
 )
-_SCALARS = ("nphotons", "pixel_size_m", "photon_energy_ev", "detector_distance_m")
+_SCALARS = ("nphotons", "pixel_size_m", "photon_energy_ev", "detector_distance_m", "background_counts")
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -96,6 +96,8 @@ def read_entry(npz: Any, key: str, source: str, *, optional: bool = False) -> np
             ) from error
         logger.warning("%s: %s: an object array (a pickle) is never loaded; the key is ignored.", source, key)
         return None
+    if not isinstance(value, np.ndarray):  # NumPy hands out the bytes of a member that is none of its arrays
+        raise fault(source, key, "a member that is no array", "an array", "The file is damaged: write it again.")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ptycho_torch import calibration, settings
 from ptycho_torch.archive import legacy_entries, load_model, save_model
 from ptycho_torch.config_params import plain
 from ptycho_torch.config_stated import payload_of
-from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.lightning_utils import device_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.reassembly import StreamedFrames
@@ -53,22 +54,41 @@ def train_scan(
     Raises:
         InputError: a scan that cannot be trained on, or a setting that does not act.
     """
+    return train_scans([raw], config, execution, output_dir=output_dir)[0]
+
+
+def train_scans(
+    raws: Sequence[RawData], config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *,
+    output_dir: Path,
+) -> list[Outcome]:  # fmt: skip
+    """Train one model on several scans, each with its own probe, and reconstruct them all; see :func:`train_scan`.
+
+    The model's own probe is that of the first scan.
+
+    Raises:
+        InputError: also for scans whose frames have different sides.
+    """
     started = time.perf_counter()
+    sides = {raw.N for raw in raws}
+    if len(sides) > 1:
+        named = ", ".join(f"{raw.source}: {raw.N} x {raw.N}" for raw in raws)
+        raise InputError(f"found frames of different sides ({named}), expected one. Crop them, or leave some out.")
     # the frames are here already: the file they came from need not be looked at again
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=raw.N), train_data_file=None)
+    model = dataclasses.replace(config.model, N=raws[0].N)
+    config = dataclasses.replace(config, model=model, train_data_file=None)
     payload = payload_of(config, execution, output_dir=output_dir)
-    run = run_training(payload, raw)
+    run = run_training(payload, list(raws))
     resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
     save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
-    return outcome_of(run, payload.execution_config, resolved, started)
+    return [_outcome(run, scan, payload.execution_config, resolved, started) for scan in run.scans]
 
 
-def outcome_of(
-    run: TrainingRun, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float
+def _outcome(
+    run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float
 ) -> Outcome:  # fmt: skip
-    """Reconstruct the scan of a training run; ``started`` is when it began, by ``time.perf_counter``."""
+    """Reconstruct a scan of a training run; ``started`` is when that began, by ``time.perf_counter``."""
     # the Trainer may leave the module on the CPU
-    outcome = reconstruct(run.module.to(device_of(execution)), run.scans[0].placed)
+    outcome = reconstruct(run.module.to(device_of(execution)), scan.placed, scan.probe.numpy())
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s, "total": time.perf_counter() - started}

@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from ptycho import params
 from ptycho.errors import InputError
 from ptycho_torch import lightning_utils, settings
+from ptycho_torch.archive import load_model
 from ptycho_torch.config_factory import TrainingPayload
 from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.scans import LitScan
@@ -99,6 +100,8 @@ class TrainingJob:
         # only what the caller stated is worth a sentence: the backend's own defaults are not always the public ones
         self.notes = settings.announced(payload.overrides_applied["superseded"])
         self.module = _prepared(payload, module)
+        if config.init_from is not None:
+            _start_from(self.module, config.init_from, self.notes)
         self.history = _LossHistory(self.module)
         self._recon_log = ReconstructionLog.asked_by(execution, output_dir)
         with lightning_utils.quiet_lightning():
@@ -146,7 +149,7 @@ class TrainingJob:
     def _fit(self, data: BlockDataModule) -> None:
         loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
         try:
-            with lightning_utils.quiet_lightning():
+            with lightning_utils.quiet_lightning(), lightning_utils.stopped_by_interrupt(self.trainer):
                 self.trainer.fit(self.module, **loaders)
         except MisconfigurationException as error:
             raise InputError(
@@ -171,6 +174,21 @@ def _prepared(payload: TrainingPayload, module: Any) -> Any:
         for network in module.generator.networks():
             network.compile(dynamic=True)
     return module
+
+
+def _start_from(module: Any, archive: Path, notes: list[str]) -> None:
+    """Give a module the network of a trained one; probe and scale are the scan's own."""
+    other, _ = load_model(archive)
+    theirs, ours = other.generator.state_dict(), module.generator.state_dict()
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"init_from={str(archive)!r}: the network there is another one (architecture "
+            f"{other.model_config.architecture!r}) than the one that is to be trained "
+            f"({module.model_config.architecture!r}). Train with the settings of that model, or start anew."
+        )
+    module.generator.load_state_dict(theirs)
+    notes.append(f"Training started from the network of {archive}.")
 
 
 def _remember(module: Any, scan: LitScan) -> None:

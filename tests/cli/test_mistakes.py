@@ -174,7 +174,7 @@ def test_errors_of_the_backend_and_of_the_file_system(scan_file, tmp_path, backe
         def fail(*args, error=error, **kwargs):
             raise error
 
-        monkeypatch.setattr(shared, "load_backend", lambda fail=fail: SimpleNamespace(train_scan=fail))
+        monkeypatch.setattr(shared, "load_backend", lambda fail=fail: SimpleNamespace(train_scans=fail))
         check_mistake(run("train", scan_file, "-o", tmp_path / "out", "--overwrite", "-q"), fragment)
 
 
@@ -203,6 +203,6 @@ def test_defects_are_not_hidden(scan_file, tmp_path, backend, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyError("a defect of ours")
 
-    monkeypatch.setattr(shared, "load_backend", lambda: SimpleNamespace(train_scan=fail))
+    monkeypatch.setattr(shared, "load_backend", lambda: SimpleNamespace(train_scans=fail))
     result = run("train", scan_file, "-o", tmp_path / "out")
     assert isinstance(result.exception, KeyError) and result.exit_code == 1

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+from pathlib import Path
 import subprocess
 import sys
 import warnings
@@ -141,6 +142,7 @@ WORDS = {
     "architecture": "cnn", "model_type": "supervised", "amp_activation": "relu", "fno_input_transform": "sqrt",
     "generator_output_mode": "amp_phase", "measurement_domain": "intensity", "torch_loss_mode": "mae",
     "optimizer": "sgd", "gradient_clip_algorithm": "value", "scheduler": "Cosine", "N": 32,
+    "init_from": Path("earlier"),
 }  # fmt: skip
 APART = ("model", "train_data_file", "test_data_file", "output_dir", "n_images", "backend")
 FIELDS = [

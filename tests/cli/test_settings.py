@@ -58,6 +58,7 @@ FLAGS = {
     "calibrate_probe": ("--no-calibrate", False),
     "seed": ("--seed 11", 11),
     "accelerator": ("--accelerator cuda", "cuda"),
+    "init_from": ("--init-from earlier", Path("earlier")),
     "merge_block": ("--merge-block 6", 6),
     "stages": ("--stages 3", 3),
     "projection_steps": ("--projection-steps 1", 1),

@@ -18,6 +18,7 @@ from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionC
 from ptycho.errors import InputError
 from ptycho.probe import probe_mask
 from ptycho_torch import calibration, settings
+from ptycho_torch.archive import load_model
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.generators.patchwise import Patchwise
 from ptycho_torch.lightning_utils import PlateauStop, TimeLimit
@@ -210,6 +211,7 @@ CALLER = {
     TrainingConfig: {
         "model": "all of this file", "train_data_file": "test_workflows_components.py",
         "test_data_file": "test_config_factory.py", "backend": "test_backend_selection.py",
+        "init_from": "test_training_starts_from_another_models_network",
         "nphotons": "test_nphotons_scales_frames_of_unknown_scale", "seed": "test_the_seed_gives_the_weights",
         "measurement_domain": "test_training.py",
     },
@@ -360,6 +362,17 @@ def test_frames_of_another_side_are_refused(run):
 def test_the_seed_gives_the_weights(run):
     a, b, other = first_weight(run()), first_weight(run()), first_weight(run(seed=3))
     assert torch.equal(a, b) and not torch.equal(a, other)
+
+
+def test_training_starts_from_another_models_network(run, raw, tmp_path):
+    config = TrainingConfig(ModelConfig(**SMALL), nepochs=2, calibrate_probe=False)
+    reconstruct.train_scan(raw, config, PyTorchExecutionConfig(accelerator="cpu"), output_dir=tmp_path / "first")
+    trained = load_model(tmp_path / "first")[0].generator.state_dict()
+    seen = run(init_from=tmp_path / "first")
+    assert all(torch.equal(value, trained[name]) for name, value in seen.module.generator.state_dict().items())
+    assert any(note.startswith("Training started from the network of") for note in seen.notes)
+    with pytest.raises(InputError, match=r"init_from='.*first': the network there is another one"):
+        run(init_from=tmp_path / "first", model={"unet_channels": 5})
 
 
 def test_nphotons_scales_frames_of_unknown_scale(run):
