@@ -18,14 +18,18 @@ from scipy import fft
 from ptycho.errors import InputError
 from ptycho.geometry import checked_positions
 from ptycho.raw_data import RawData
+from ptycho.simulation.detector import beamstop, dead_pixels, without_pixels
+from ptycho.simulation.figures import nearest_distances, probe_diameter
 from ptycho.simulation.objects import make_object
-from ptycho.simulation.probes import ZonePlate, make_probe, probe_diameter
-from ptycho.simulation.scans import make_scan, nearest_distances
+from ptycho.simulation.probes import ZonePlate, make_probe
+from ptycho.simulation.scans import make_scan
 
 logger = logging.getLogger(__name__)
 
 __all__ = [
     "ZonePlate",
+    "beamstop",
+    "dead_pixels",
     "diffraction_rates",
     "make_object",
     "make_probe",
@@ -148,6 +152,7 @@ def simulate_scan(
     seed: int,
     poisson: bool = True,
     probe_guess: NDArray[np.complexfloating] | None = None,
+    bad_pixels: NDArray[np.bool_] | None = None,
     pixel_size_m: float | None = None,
     photon_energy_ev: float | None = None,
     detector_distance_m: float | None = None,
@@ -168,6 +173,8 @@ def simulate_scan(
         noise-free rates as float32.
     probe_guess: what the scan carries as its probe guess, rescaled to the power of the true probe; default
         the truth.
+    bad_pixels: bool (N, N), True = does not count; such pixels read 0, and the scan carries the mask.  The dose
+        is that of the whole detector.
 
     Returns RawData in the domain "intensity" with object_truth (complex64, the given object), probe_truth
     (complex64 (modes, N, N), absolutely scaled) and positions in index coordinates of object_truth.
@@ -184,6 +191,8 @@ def simulate_scan(
         power = sum(float(np.sum(np.abs(wave) ** 2)) for wave in waves) / len(x)
         field = field * _dose_factor(power, counts_per_frame)
     frames = _draw(_exit_waves(image, field, starts, fractions), (len(x), N, N), seed if poisson else None)
+    if bad_pixels is not None:
+        frames = without_pixels(frames, bad_pixels)
     truth = field.astype(np.complex64)
     guess = truth if probe_guess is None else _guess_of_power(probe_guess, field)
     logger.debug("simulated %d frames of %d px, %d probe mode(s)", len(x), N, len(field))
@@ -195,6 +204,7 @@ def simulate_scan(
         frames,
         guess,
         np.zeros(len(x), dtype=np.int64),
+        bad_pixels=bad_pixels,
         measurement_domain="intensity",
         object_truth=image.astype(np.complex64),
         probe_truth=truth,

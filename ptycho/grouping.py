@@ -69,7 +69,7 @@ def neighbour_groups(
         raise InputError(
             f"Grouping: K={n_neighbours} must be >= C={group_size} (gridsize**2), the number of frames in a "
             "group. "
-            "Raise neighbor_count or lower gridsize."
+            "Raise neighbor_count (in ptychodus: NumNearestNeighbors) or lower gridsize (GridSize)."
         )
     if n < group_size:
         raise InputError(

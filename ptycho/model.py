@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +17,11 @@ from ptycho.raw_data import RawData
 
 __all__ = ["DiffractionToObject"]
 
+logger = logging.getLogger(__name__)
+
 Complex = npt.NDArray[np.complex64]
+
+_GROUPS = 256  # at a time
 
 
 class DiffractionToObject:
@@ -38,7 +44,7 @@ class DiffractionToObject:
         container times `intensity_scale`. local_offsets (groups, 1, 2, C): centre of the group - position, [x, y],
         pixels. Where X brings the whole scan along (ptycho.loader.load), every frame of that is used, whatever groups
         X holds, and the object comes along with the result, for ptycho.tf_helper.reassemble_position. InputError for
-        shapes that do not fit, and for frames of another size than the model's.
+        shapes that do not fit, frames of another size than the model's, and groups of another gridsize.
         """
         grouped = carried(inputs[0], GroupedScan)
         diffraction, offsets = (np.asarray(part, dtype=np.float32) for part in inputs)
@@ -47,24 +53,54 @@ class DiffractionToObject:
                 f"predict: found X of shape {diffraction.shape} and offsets of shape {offsets.shape}, expected "
                 "(groups, N, N, C) and (groups, 1, 2, C)."
             )
-        if grouped is None or self._reconstruct is None:
+        reconstruct = self._reconstruct
+        if grouped is None or reconstruct is None or len(grouped.nn_indices) != len(diffraction):
             return self._by_groups(diffraction, offsets)
+        self._check_group(diffraction.shape[3])
         raw = grouped.scan
+        if len(diffraction) != raw.n_frames:
+            logger.info("%d groups, %d frames: every frame of the scan is used, once.", len(diffraction), raw.n_frames)
         canvas = canvas_of_guess(raw) or canvas_for(raw.xcoords, raw.ycoords, raw.N)
-        image = self._reconstruct(self.module, raw, canvas)
+        image = _on_canvas(lambda part: reconstruct(self.module, raw, part), canvas, raw)
         return carrying(_cut(image, canvas, grouped), Stitched(image, canvas))
+
+    def _check_group(self, C: int) -> None:
+        trained_with = getattr(getattr(self.module, "data_config", None), "C", C)
+        if trained_with != C:
+            found, expected = math.isqrt(C), math.isqrt(trained_with)
+            raise InputError(
+                f"predict: found groups of gridsize={found}, the model was trained with gridsize={expected}. Set "
+                f"gridsize (in ptychodus: GridSize) to {expected}, or train a model with {found}."
+            )
 
     def _by_groups(self, diffraction: npt.NDArray[np.float32], offsets: npt.NDArray[np.float32]) -> Complex:
         import torch
 
-        patches = self.module.forward_predict(
-            torch.from_numpy(np.ascontiguousarray(diffraction.transpose(0, 3, 1, 2))),
-            torch.from_numpy(np.ascontiguousarray(offsets.transpose(0, 3, 1, 2))),
-            None,
-            1.0 / self.module.intensity_scale,
-        )
-        result: Complex = patches.cpu().numpy().transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(result)
+        scale = float(self.module.intensity_scale)
+        if not scale > 0:
+            raise InputError("predict: the model was never trained: it has no photon scale. Load a trained one.")
+        result = np.empty(diffraction.shape, np.complex64)
+        for first in range(0, len(diffraction), _GROUPS):
+            part = slice(first, first + _GROUPS)
+            patches = self.module.forward_predict(
+                torch.from_numpy(np.ascontiguousarray(diffraction[part].transpose(0, 3, 1, 2))),
+                torch.from_numpy(np.ascontiguousarray(offsets[part].transpose(0, 3, 1, 2))),
+                None,
+                1.0 / scale,
+            )
+            result[part] = patches.cpu().numpy().transpose(0, 2, 3, 1)
+        return result
+
+
+def _on_canvas(reconstruct: Callable[[Canvas], Complex], canvas: Canvas, raw: RawData) -> Complex:
+    """The object on a canvas that may be far larger than the scan: computed where frames lie, 1 elsewhere."""
+    starts, _ = placements(raw.xcoords, raw.ycoords, raw.N, canvas)
+    (top, left), (bottom, right) = starts.min(axis=0).tolist(), (starts.max(axis=0) + raw.N).tolist()
+    x, y = canvas.origin_xy
+    center = (x + left + (right - left - 1) / 2, y + top + (bottom - top - 1) / 2)
+    image = np.ones(canvas.shape, dtype=np.complex64)
+    image[top:bottom, left:right] = reconstruct(Canvas((bottom - top, right - left), center))
+    return image
 
 
 def _cut(image: Complex, canvas: Canvas, grouped: GroupedScan) -> Complex:

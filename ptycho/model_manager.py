@@ -34,6 +34,10 @@ _MANIFEST = "manifest.json"
 _MEMBERS = ("config.json", "weights.h5")
 _PACKAGES = ("ptychopinn", "torch", "lightning", "numpy", "h5py")
 _PICKLES = (".dill", ".pkl", ".pickle", ".pth")
+_PICKLED = (
+    "{}: an archive of the older, pickled kind. It could run code when loaded and is refused; train the model again "
+    "with this version."
+)
 _TIMESTAMP = (2000, 1, 1, 0, 0, 0)
 
 Weights = dict[str, NDArray[Any]]
@@ -61,6 +65,7 @@ def archive_path(path: str | Path) -> Path:
 
     Raises:
         MissingFileError: there is none.
+        InputError: the folder holds a model of the older, pickled kind.
     """
     given = Path(path)
     # an unpacked archive may have come with a folder of its own round it
@@ -72,6 +77,8 @@ def archive_path(path: str | Path) -> Path:
             return folder
     if given.is_file():
         return given
+    if given.is_dir() and any(file.suffix in _PICKLES for file in given.rglob("*")):
+        raise InputError(_PICKLED.format(given))
     raise MissingFileError(
         f"Model archive not found at {given}. Give an archive, or the folder of a training run that holds "
         f"{ARCHIVE_NAME}."
@@ -190,10 +197,7 @@ def _read_members(file: Path) -> dict[str, bytes]:
 def _check_names(names: list[str], file: Path) -> None:
     expected = {_MANIFEST, *_MEMBERS}
     if any(name.endswith(_PICKLES) for name in names):
-        raise InputError(
-            f"{file}: an archive of the older, pickled kind. It could run code when loaded and is refused; "
-            "train the model again with this version."
-        )
+        raise InputError(_PICKLED.format(file))
     if set(names) != expected or len(names) != len(expected):
         raise InputError(
             f"{file}: found members {sorted(names)}, expected {sorted(expected)}. Is it a model archive?"

@@ -42,6 +42,10 @@ class Outcome:
         losses: per epoch, by name ("train", "val").
         notes: what a reader should know, a sentence each.
         settings: the resolved configuration in plain types.
+        frame_deviance: (frames,) float32, mean Poisson deviance per unmasked pixel of each frame against the rates of
+            the result, or None where it was not computed.
+        detector_residual: (N, N) float32, zero frequency at N//2: mean over the frames of
+            (counts - rate) / sqrt(rate + 1) for the result; NaN where a pixel is masked. None as above.
     """
 
     stages: dict[str, Stage]
@@ -54,6 +58,8 @@ class Outcome:
     losses: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    frame_deviance: NDArray[np.float32] | None = None
+    detector_residual: NDArray[np.float32] | None = None
 
     @property
     def result(self) -> Stage:

@@ -184,6 +184,10 @@ class RawData(MeasuredFrames):
         part._forget_domain(measurement_domain)
         return part
 
+    def masked(self, bad_pixels: npt.ArrayLike) -> RawData:
+        """The same scan with another detector mask, bool (N, N), True = bad."""
+        return self._derived(bad_pixels=check_bad_pixels(bad_pixels, self.N, self.source))
+
     def crop(self, N_new: int) -> RawData:
         """The scan with frames cut to their central N_new x N_new pixels; the object pixel grows by N /
         N_new.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ptycho import progress
 from ptycho.errors import InputError
 
 __all__ = [
@@ -36,12 +37,18 @@ def fault(source: str, key: str, found: str, expected: str, remedy: str) -> Inpu
     return InputError(f"{source}: {key}: found {found}, expected {expected}. {remedy}")
 
 
-def chunks(frames: Any) -> Iterator[slice]:
-    """Slices over the frames (M, N, N) of about 64 MiB as float64 each, so that memory stays bounded."""
+def chunks(frames: Any, what: str = "Reading the frames") -> Iterator[slice]:
+    """Slices over the frames (M, N, N) of about 64 MiB as float64 each, so that memory stays bounded.
+
+    what: is done with them, for those who watch.
+    """
     per_frame = 8 * max(1, int(np.prod(frames.shape[1:])))
-    step = max(1, _CHUNK_BYTES // per_frame)
-    for first in range(0, frames.shape[0], step):
-        yield slice(first, min(first + step, frames.shape[0]))
+    size = max(1, _CHUNK_BYTES // per_frame)
+    with progress.task(what, frames.shape[0], "frame") as step:
+        for first in range(0, frames.shape[0], size):
+            part = slice(first, min(first + size, frames.shape[0]))
+            yield part
+            step(part.stop - part.start)
 
 
 def check_positions(values: Any, key: str, source: str, n: int | None = None) -> npt.NDArray[np.float64]:
@@ -197,7 +204,7 @@ def check_frame_values(
     bad_frames = bad_total = saturated = 0
     first: tuple[int, int, int] | None = None
     always = np.ones(frames.shape[1:], dtype=bool)  # pixels that are wrong in every frame that is wrong
-    for part in chunks(frames):
+    for part in chunks(frames, "Checking the frames"):
         block = np.asarray(frames[part])
         wrong, full = _wrong_values(block)
         if bad_pixels is not None:

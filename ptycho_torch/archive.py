@@ -18,7 +18,7 @@ from ptycho_torch.model import PtychoPINN_Lightning
 BACKEND = "pytorch"
 NETWORK, ILLUMINATION = "autoencoder", "diffraction_to_obj"
 _CONFIGS = ("model_config", "data_config", "training_config", "inference_config")
-_LIGHT = ("probe_parts", "guess_parts", "good_pixels", "mean_counts")
+_LIGHT = ("probe_parts", "guess_parts", "good_pixels", "mean_counts", "probe_mask_map")
 
 
 def save_model(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptycho import progress
 from ptycho.errors import InputError
 from ptycho.probe import probe_mask, scale_probe_to_counts
 from ptycho.raw_data import RawData
@@ -56,7 +57,7 @@ def mask_of(config: ModelConfig, N: int) -> NDArray[np.float32] | None:
 
 def probe_for(
     raw: RawData, trained: NDArray[np.complex64], guess: NDArray[np.complex64], mean_counts: float,
-    mask: NDArray[np.float32] | None = None,
+    mask: NDArray[np.float32] | None = None, good_pixels: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.complex64], bool]:
     """The probe to look at another scan with, and whether it is the trained one.
 
@@ -66,17 +67,27 @@ def probe_for(
         guess: (M, N, N) what it was refined from.
         mean_counts: per frame of the scan that the model was trained on.
         mask: (N, N) with which the model's probes are masked.
+        good_pixels: (N, N) of the scan that the model was trained on; None for all.
 
     Returns:
         (M, N, N) scaled to the counts of ``raw``: its own, unless that is the guess or there is none.
     """
     if raw.probeGuess is not None:
         own = scaled_guess(raw, mask)
-        if _correlation(own, guess) <= SAME_PROBE:
+        if not same_guess(own, guess):
             return own, False
+    known = np.ones_like(raw.good_pixels) if good_pixels is None else good_pixels
+    if not np.array_equal(known, raw.good_pixels):
+        # mean counts behind different masks are no measure of the dose
+        return masked_probe(raw, trained, None), True
     # by the ratio of the doses, so that the training scan itself gets the probe it was trained with, to the bit
-    ratio = np.float32(np.sqrt(raw.mean_counts_per_frame() / mean_counts))
+    ratio = np.float32(np.sqrt(np.float32(raw.mean_counts_per_frame()) / np.float32(mean_counts)))
     return (trained * ratio).astype(np.complex64), True
+
+
+def same_guess(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> bool:
+    """True if two guesses of a probe (M, N, N), in any scale, are one and the same."""
+    return _correlation(a, b) > SAME_PROBE
 
 
 def _correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:
@@ -113,17 +124,18 @@ def calibrate_probe(
     scan = PlacedScan.of(_central_part(raw))
     good = None if scan.raw.bad_pixels is None else detector_order(torch.from_numpy(scan.raw.good_pixels))
     probe = torch.from_numpy(np.ascontiguousarray(guess)).to(device)
-    refined = refine(
-        lambda at: detector_order(scan.counts(at).to(device)).sqrt(),
-        scan.starts.to(device),
-        scan.fractions.to(device),
-        vacuum((), scan.canvas.shape, probe),
-        probe,
-        RefinementOptions(epochs=epochs),
-        good_pixels=None if good is None else good.to(device),
-        seed=seed,
-        on_epoch=on_epoch,
-    )
+    with progress.task("Calibrating the probe", epochs, "epoch") as step:
+        refined = refine(
+            lambda at: detector_order(scan.counts(at).to(device)).sqrt(),
+            scan.starts.to(device),
+            scan.fractions.to(device),
+            vacuum((), scan.canvas.shape, probe),
+            probe,
+            RefinementOptions(epochs=epochs),
+            good_pixels=None if good is None else good.to(device),
+            seed=seed,
+            on_epoch=progress.by_epoch(step, also=on_epoch),
+        )
     if refined.errors and not refined.errors[-1] <= refined.errors[0]:
         logger.warning(
             "Probe calibration did not converge (misfit %.3g after %.3g); the guess is kept.",

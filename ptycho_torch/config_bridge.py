@@ -7,6 +7,7 @@ act; that is :mod:`ptycho_torch.settings`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -224,6 +225,21 @@ def merge_execution(config: TrainingConfig, execution_config: PyTorchExecutionCo
             )
         chosen[name] = asked[0] if asked else default
     return dataclasses.replace(execution_config, **chosen)
+
+
+def merged_twins(configs: Sequence[Any]) -> list[Any]:
+    """Configurations in which a knob that the training and the execution config both have says the same in both.
+
+    Raises:
+        InputError: such a knob is stated twice, differently.
+    """
+    training = next((c for c in configs if isinstance(c, TrainingConfig)), None)
+    execution = next((c for c in configs if isinstance(c, PyTorchExecutionConfig)), None)
+    if training is None or execution is None:
+        return list(configs)
+    merged = merge_execution(training, execution)
+    told = dataclasses.replace(training, **{name: getattr(merged, name) for name in TWINS})
+    return [told if c is training else merged if c is execution else c for c in configs]
 
 
 def loss_function(mode: str, torch_loss_mode: str) -> str:

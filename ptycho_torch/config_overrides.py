@@ -121,7 +121,7 @@ def _groups(value: Any) -> Any:
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "n_groups": _groups,
     "gridsize": _grid,
-    "grid_size": tuple,
+    "grid_size": lambda value: tuple(value) if isinstance(value, (list, tuple)) else _grid(value),
     "mode": torch_mode,
     "model_type": torch_mode,
 }

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ptycho.config.config import ModelConfig as PublicModelConfig
 from ptycho.config.config import TrainingConfig as PublicTrainingConfig
 from ptycho.errors import InputError
@@ -300,4 +302,6 @@ def plain(value: Any) -> Any:
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return value.item()
     return str(value) if isinstance(value, PurePath) else value

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.errors import InputError
+from ptycho.grouping import neighbour_groups
 from ptycho.probe import normalise_probe
 from ptycho.raw_data import RawData
 
@@ -52,7 +53,7 @@ class PtychoDataContainerTorch:
         probe: complex64, (N, N), or (modes, N, N) if there are several.
         YY_full: (H, W) complex64, the object guess, or None.
         norm_Y_I: the factor that the labels were multiplied by; 1 where nobody says.
-        scan: the scan, where the container was made by :meth:`of_scan`; else None.
+        scan: the scan that the groups were made from, where it is known; else None.
     """
 
     X: Tensor
@@ -83,7 +84,8 @@ class PtychoDataContainerTorch:
             InputError: missing keys, shapes that do not fit, Y that is not complex64 (DATA-001).
             DtypeError: X_full is not float32; a TypeError.
         """
-        self.scan = None
+        scan = grouped_data.get("scan")
+        self.scan = scan if isinstance(scan, RawData) else None
         self.probe = _probe_tensor(probe)
         self.has_labels = grouped_data.get("Y") is not None
         self.__dict__.update(_tensors(grouped_data))
@@ -125,6 +127,17 @@ class PtychoDataContainerTorch:
         # what a caller has set in the meantime stays
         self.__dict__.update({key: value for key, value in made.items() if key not in self.__dict__})
         return made[name]
+
+    def group_indices(self) -> NDArray[np.int32]:
+        """(B, C) int32 frames of each group; of a scan's groups nothing else is made."""
+        raw, grouping = self.scan, self.__dict__.get("_grouping")
+        if raw is None or grouping is None or "nn_indices" in self.__dict__:
+            return self.nn_indices.numpy()
+        return neighbour_groups(
+            raw.xcoords, raw.ycoords, grouping["nsamples"], grouping["K"], grouping["gridsize"] ** 2,
+            seed=grouping["seed"], sequential=grouping["sequential_sampling"],
+            enable_oversampling=grouping["enable_oversampling"], neighbor_pool_size=grouping["neighbor_pool_size"],
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """The number of groups; it does not make them."""

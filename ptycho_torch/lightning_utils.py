@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch import loggers as pl_loggers
 
+from ptycho import progress
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
 
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
 BEST, LAST_CHECKPOINT = "best", "last.ckpt"
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def device_of(execution: PyTorchExecutionConfig) -> str:
@@ -40,9 +43,17 @@ def monitored_metric(execution: PyTorchExecutionConfig, loss_name: str, val_loss
     its place. Modules of ours log "train_loss" beside their own name.
     """
     asked = execution.checkpoint_monitor_metric
-    if asked == "val_loss":
+    if asked in ("val_loss", val_loss_name):
         return val_loss_name if has_val else loss_name
     return asked
+
+
+def _precision(execution: PyTorchExecutionConfig) -> str:
+    """What the device can do of what was asked for."""
+    if execution.precision == "16-mixed" and device_of(execution) == "cpu":
+        logger.warning("precision='16-mixed' needs a GPU; 'bf16-mixed' is used on the CPU.")
+        return "bf16-mixed"
+    return execution.precision
 
 
 class LastCheckpoint(pl_callbacks.Callback):
@@ -66,15 +77,18 @@ class PlateauStop(pl_callbacks.Callback):
         monitor: name of the training loss.
         improvement: relative decrease of the best loss that ``window`` epochs must bring; 0 never stops.
         window: in epochs.
+        first_epoch: earlier ones do not count, as those in which the learning rate rises.
     """
 
-    def __init__(self, monitor: str, improvement: float, window: int) -> None:
-        self.monitor, self.improvement, self.window = monitor, improvement, window
+    def __init__(self, monitor: str, improvement: float, window: int, first_epoch: int = 0) -> None:
+        self.monitor, self.improvement, self.window, self.first_epoch = monitor, improvement, window, first_epoch
         self._best: list[float] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the best loss so far with the best of ``window`` epochs ago."""
         if self.monitor not in trainer.callback_metrics:  # a module that logs nothing
+            return
+        if trainer.current_epoch < self.first_epoch:
             return
         loss = float(trainer.callback_metrics[self.monitor])
         self._best.append(min([loss, *self._best[-1:]]))
@@ -102,6 +116,62 @@ class TimeLimit(pl_callbacks.Callback):
         if time.monotonic() >= self.ends_at and not trainer.should_stop:
             logger.info("Training stops: the time is up.")
             trainer.should_stop = True
+
+
+class ProgressReport(pl_callbacks.Callback):
+    """Tell whoever watches (:mod:`ptycho.progress`) how far training has come, with the newest losses.
+
+    Args:
+        losses: logged metrics by what they are to be called.
+        ends_at: as of :class:`TimeLimit`, or None.
+    """
+
+    def __init__(self, losses: dict[str, str], ends_at: float | None = None) -> None:
+        self.losses, self.ends_at = losses, ends_at
+        self._task = ExitStack()
+        self._step: progress.Step | None = None
+        self._done = 0.0  # in epochs
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin; of several processes the first one tells."""
+        if trainer.is_global_zero:
+            limit_s = None if self.ends_at is None else max(0.0, self.ends_at - time.monotonic())
+            total = None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
+            self._done = 0.0
+            self._step = self._task.enter_context(progress.task("Training", total, "epoch", limit_s=limit_s))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Part of an epoch: on a large scan a single one takes minutes."""
+        batches = trainer.num_training_batches
+        if isinstance(batches, int) and batches > 0:
+            within = (batch_idx + 1) / batches
+            # the rest of an epoch is its validation
+            self._come_to(trainer.current_epoch + min(within, 0.99))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A whole epoch, with its losses."""
+        known = {name: trainer.callback_metrics.get(metric) for name, metric in self.losses.items()}
+        text = ", ".join(f"{name} {float(value):.4g}" for name, value in known.items() if value is not None)
+        self._come_to(trainer.current_epoch + 1, text)
+
+    def _come_to(self, epochs: float, text: str = "") -> None:
+        if self._step is not None:
+            self._step(epochs - self._done, text)
+            self._done = epochs
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End, whatever happened."""
+        self._end()
+
+    def _end(self) -> None:
+        self._step = None
+        self._task.close()
 
 
 def make_callbacks(execution: PyTorchExecutionConfig, output_dir: Path, monitor: str) -> list[pl_callbacks.Callback]:
@@ -185,7 +255,7 @@ def trainer_arguments(
         "accelerator": execution.accelerator,
         "devices": execution.devices,
         "strategy": execution.strategy,
-        "precision": execution.precision,
+        "precision": _precision(execution),
         "deterministic": execution.deterministic,
         "gradient_clip_val": None if manual else execution.gradient_clip_val,
         "gradient_clip_algorithm": None if adaptive or manual else execution.gradient_clip_algorithm,
@@ -209,7 +279,7 @@ def make_trainer(arguments: dict[str, Any]) -> Any:
     """
     try:
         return lightning.pytorch.Trainer(**arguments)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
         raise InputError(
             f"accelerator={arguments['accelerator']!r}, devices={arguments['devices']!r}, strategy="
             f"{arguments['strategy']!r}, precision={arguments['precision']!r} cannot be had on this machine: {error} "
@@ -217,10 +287,11 @@ def make_trainer(arguments: dict[str, Any]) -> Any:
         ) from error
 
 
-def clear_checkpoints(output_dir: Path) -> None:
-    """Remove what an earlier run left, so that none of it is taken for this run's."""
-    for file in (output_dir / CHECKPOINT_FOLDER).glob("*.ckpt"):
-        file.unlink()
+def clear_run(output_dir: Path) -> None:
+    """Remove checkpoints, pictures and event files of an earlier run, so that none is taken for this run's."""
+    for pattern in (f"{CHECKPOINT_FOLDER}/*.ckpt", "reconstructions/epoch_*.png", "tensorboard/events.*"):
+        for file in output_dir.glob(pattern):
+            file.unlink()
 
 
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
@@ -242,6 +313,19 @@ def _named_best(files: list[Path]) -> Path:
     named = (state.get("best_model_path") for state in callbacks.values() if isinstance(state, dict))
     names = {Path(path).name for path in named if path}
     return next((file for file in files if file.name in names), files[-1])
+
+
+@contextmanager
+def determinism_restored() -> Iterator[None]:
+    """Give torch's process-wide switch and its environment variable back as they were; a Trainer sets both."""
+    on, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    variable = os.environ.get(_WORKSPACE)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(on, warn_only=warn_only)
+        if variable is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 @contextmanager

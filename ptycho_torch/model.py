@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho.errors import InputError
 from ptycho_torch.config_params import (
     DataConfig,
     InferenceConfig,
@@ -26,9 +27,11 @@ from ptycho_torch.generators.base import Generator
 from ptycho_torch.generators.registry import build_generator
 from ptycho_torch.objective import LOSS_KEYS, check_objective, objective
 from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
+from ptycho_torch.physics.detector import detector_order
+from ptycho_torch.physics.fourier import fourier_shift
 from ptycho_torch.physics.illumination import probe_to_complex, probe_to_real
 from ptycho_torch.physics.patches import extract
-from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
+from ptycho_torch.solvers.frames import BlockFrames, input_scale, relative_to_block
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +69,12 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         self.guess_parts: Tensor
         self.good_pixels: Tensor
         self.mean_counts: Tensor
+        self.probe_mask_map: Tensor
         self.register_buffer("probe_parts", torch.zeros(self.data_config.probe_modes, n, n, 2))
         self.register_buffer("guess_parts", torch.zeros(self.data_config.probe_modes, n, n, 2))
         self.register_buffer("good_pixels", torch.ones(n, n, dtype=torch.bool))
-        self.register_buffer("mean_counts", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean_counts", torch.zeros(()))
+        self.register_buffer("probe_mask_map", torch.ones(n, n))
         check_objective(self.model_config, self.training_config)
         key = LOSS_KEYS[self.model_config.loss_function]
         self.loss_name, self.val_loss_name = f"{key}_train_loss", f"{key}_val_loss"
@@ -105,9 +110,14 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         """sqrt(mean counts per frame) / (N/2) of the training scan."""
         return math.sqrt(float(self.mean_counts)) / (self.data_config.N / 2)
 
+    def mask(self) -> NDArray[np.float32] | None:
+        """(N, N) with which the probe is masked, or None."""
+        values: NDArray[np.float32] = self.probe_mask_map.cpu().numpy()
+        return None if bool((values == 1).all()) else values
+
     def set_illumination(
         self, probe: NDArray[np.complex64], guess: NDArray[np.complex64], good_pixels: NDArray[np.bool_],
-        mean_counts: float, measurement_domain: str,
+        mean_counts: float, measurement_domain: str, probe_mask: NDArray[np.float32] | None = None,
     ) -> None:  # fmt: skip
         """Remember what the training scan was lit with, and what its stored numbers were.
 
@@ -117,17 +127,30 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
             good_pixels: (N, N) detector mask.
             mean_counts: per frame, over the good pixels.
             measurement_domain: as decided for the scan, see :mod:`ptycho.domain`.
+            probe_mask: (N, N) with which the probe is masked, or None.
         """
         device = self.probe_parts.device
         self.probe_parts = probe_to_real(torch.from_numpy(probe.copy())).to(device)
         self.guess_parts = probe_to_real(torch.from_numpy(guess.copy())).to(device)
         self.good_pixels = torch.from_numpy(good_pixels.copy()).to(device)
-        self.mean_counts = torch.tensor(mean_counts, dtype=torch.float64, device=device)
+        self.mean_counts = torch.tensor(mean_counts, dtype=torch.float32, device=device)
+        mask = torch.ones(good_pixels.shape) if probe_mask is None else torch.from_numpy(probe_mask.copy())
+        self.probe_mask_map = mask.float().to(device)
         self.data_config = dataclasses.replace(
             self.data_config, probe_modes=len(probe), measurement_domain=measurement_domain
         )
         # a checkpoint is to be loaded by what it says of itself
         self.hparams["data_config"] = as_plain(self.data_config)
+
+    def configure_for(self, training: TrainingConfig, inference: InferenceConfig) -> None:
+        """Take over how to train and how to stream; the network stays as it is.
+
+        Raises:
+            InputError: weights of the loss that say nothing.
+        """
+        check_objective(self.model_config, training)
+        self.training_config, self.inference_config = training, inference
+        self.hparams["training_config"], self.hparams["inference_config"] = as_plain(training), as_plain(inference)
 
     def frames_of(self, batch: Batch) -> BlockFrames:
         """The batch as the generator sees it, lit by the probe that the batch brings along."""
@@ -157,19 +180,28 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
             input_scale_factor: such that ``x`` times it has a mean energy of (N/2)^2 per frame over the scan.
 
         Returns:
-            (B, C, N, N) complex64, each on whole object pixels, at most half a pixel from its position.
+            (B, C, N, N) complex64, each centred on its own position.
+
+        Raises:
+            InputError: frames of another side than the module's.
         """
-        light = self.probe if probe is None else (probe if probe.ndim == 3 else probe[0, 0])
-        n = x.shape[-1]
-        power = light.abs().square().sum()
-        amplitudes = x * input_scale_factor * power.sqrt() / (n / 2)
-        places = -positions[..., 0, :].flip(-1).to(amplitudes.dtype)
-        places = places - places.amin(dim=1, keepdim=True)
-        starts = places.round().long()
-        starts, shape = relative_to_block(starts, n)
+        device, n = self.probe_parts.device, self.data_config.N
+        if x.ndim != 4 or x.shape[-2:] != (n, n):
+            raise InputError(f"found frames of shape {tuple(x.shape)}, expected (groups, C, {n}, {n}) for this model.")
+        light = self.probe if probe is None else (probe if probe.ndim == 3 else probe[0, 0]).to(device)
+        factor = input_scale_factor.to(device) if isinstance(input_scale_factor, Tensor) else input_scale_factor
         good = None if bool(self.good_pixels.all()) else self.good_pixels
-        frames = BlockFrames(amplitudes.square(), light, starts, places - places.round(), shape, good)
-        return extract(self.generator(frames), starts, n)
+        scale = input_scale(light, None if good is None else detector_order(good))
+        amplitudes = x.to(device, torch.float32) * factor / scale
+        if good is not None:
+            amplitudes = torch.where(good, amplitudes, amplitudes.new_zeros(()))
+        places = -positions[..., 0, :].flip(-1).to(device, torch.float32)
+        places = places - places.amin(dim=1, keepdim=True)
+        starts, shape = relative_to_block(places.round().long(), n)
+        fractions = places - places.round()
+        frames = BlockFrames(amplitudes.square(), light, starts, fractions, shape, good)
+        # the departure from vacuum is moved: it is what is small at the rim, where a Fourier shift wraps round
+        return 1 + fourier_shift(extract(self.generator(frames), starts, n) - 1, -fractions)
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Mean loss per unmasked pixel of the scored frames, with the terms that the configuration adds."""

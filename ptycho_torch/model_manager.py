@@ -72,8 +72,14 @@ def load_torch_bundle(
         MissingFileError, InputError: no archive, a damaged or foreign one, a model that is not in it.
     """
     archive = load_archive(_archive_at(base_path), backend=BACKEND)
+    before = dict(params.cfg)
     restored = _restored(archive, base_path)
-    module = module_from(archive, base_path)
+    try:
+        module = module_from(archive, base_path)
+    except InputError:
+        params.cfg.clear()
+        params.cfg.update(before)
+        raise
     models: dict[str, nn.Module] = {NETWORK: module.generator, ILLUMINATION: module}
     if model_name is not None and model_name not in models:
         raise InputError(f"{base_path}: found no model {model_name!r}, expected one of {', '.join(models)}.")

@@ -19,6 +19,9 @@ LOSS_KEYS = {"Poisson": "poisson", "MAE": "mae"}
 """``ModelConfig.loss_function`` -> the first part of the names under which losses are logged."""
 
 
+_OF_THE_LIKELIHOOD = ("nll_weight", "mae_weight", "realspace_weight", "realspace_mae_weight")
+
+
 def likelihood_weights(model: ModelConfig, training: TrainingConfig) -> tuple[float, float]:
     """(weight of the Poisson term, weight of the amplitude MAE) of training without labels.
 
@@ -52,6 +55,12 @@ def check_objective(model: ModelConfig, training: TrainingConfig) -> None:
             "both, or none."
         )
     if model.mode == "Supervised":
+        changed = [n for n in _OF_THE_LIKELIHOOD if getattr(training, n) not in (0.0, getattr(TrainingConfig, n))]
+        if changed:
+            raise InputError(
+                f"{', '.join(f'{n}={getattr(training, n)!r}' for n in changed)}: training with labels compares objects "
+                "only, by their mean absolute error. Leave these weights out, or train without labels."
+            )
         return
     if model.loss_function == "MAE" and training.nll_weight not in (0.0, TrainingConfig.nll_weight):
         raise InputError(

@@ -72,6 +72,11 @@ def _warmup_cosine(config: TrainingConfig) -> Any:
     return factor
 
 
+def warm_up(config: Any) -> int:
+    """Epochs in which the learning rate rises; ``config`` is a training configuration of either side."""
+    return int(config.lr_warmup_epochs) if config.scheduler in ("WarmupCosine", "Cosine") else 0
+
+
 def make_scheduler(optimiser: Optimizer, config: TrainingConfig, monitor: str) -> dict[str, Any] | None:
     """The schedule that ``config.scheduler`` names, as Lightning takes it; None for a constant rate.
 

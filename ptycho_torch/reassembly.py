@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ptycho import progress
 from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
 from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
@@ -20,6 +23,32 @@ from ptycho_torch.solvers.projection import momentum, projection_sum, vacuum
 
 TILE_PX = 512
 """Side of the tiles in which a network runs over a large canvas, before its margin is added."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How well the rates of an object explain the counts of a scan.
+
+    Attributes:
+        deviance: mean Poisson deviance per unmasked pixel of all frames.
+        expected: what Poisson statistics alone would give for those rates.
+        by_frame: (F,) float32, the deviance of each frame alone.
+        on_detector: (N, N) float32, zero frequency at N//2: mean over the frames of (counts - rate) / sqrt(rate + 1);
+            NaN where masked.
+    """
+
+    deviance: float
+    expected: float
+    by_frame: NDArray[np.float32]
+    on_detector: NDArray[np.float32]
+
+
+_STREAM_BYTES = 2**30
+
+
+def frames_that_fit(N: int, modes: int) -> int:
+    """Frames of N x N pixels that can be worked on at a time: about ten complex waves each, 1 GiB in all."""
+    return max(1, _STREAM_BYTES // (10 * 8 * N * N * modes))
 
 
 class StreamedFrames:
@@ -40,8 +69,10 @@ class StreamedFrames:
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._floor = projection_floor(probe)
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
-        for at in self.batches():
-            self._weight += place(merge_weights(self._probes(at)), self._starts(at), scan.canvas.shape)
+        with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
+            for at in self.batches():
+                self._weight += place(merge_weights(self._probes(at)), self._starts(at), scan.canvas.shape)
+                step(len(at))
 
     def batches(self) -> Iterator[Tensor]:
         """Frame indices in runs of ``batch_size``."""
@@ -64,16 +95,18 @@ class StreamedFrames:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
         n, shape = self.probe.shape[-1], self.scan.canvas.shape
         ahead = current = canvas[0]
-        for step in range(steps):
-            total = torch.zeros_like(current)
-            for at in self.batches():
-                starts = self._starts(at)
-                total += projection_sum(
-                    extract(ahead, starts, n), self._counts(at).sqrt(), self._probes(at), starts, shape, self._good
-                )
-            merged = merge_from_sums(total, self._weight, self._floor)
-            ahead = merged + momentum(step) * (merged - current)
-            current = merged
+        with progress.task("Projecting onto the counts", steps * self.scan.raw.n_frames, "frame") as done:
+            for step in range(steps):
+                total = torch.zeros_like(current)
+                for at in self.batches():
+                    starts = self._starts(at)
+                    total += projection_sum(
+                        extract(ahead, starts, n), self._counts(at).sqrt(), self._probes(at), starts, shape, self._good
+                    )
+                    done(len(at), f"step {step + 1} of {steps}")
+                merged = merge_from_sums(total, self._weight, self._floor)
+                ahead = merged + momentum(step) * (merged - current)
+                current = merged
         return current[None]
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
@@ -89,14 +122,16 @@ class StreamedFrames:
         scale, floor = input_scale(self.probe, self._good), MERGE_FLOOR * self._peak()
         total = torch.zeros(shape, dtype=self.probe.dtype, device=self.probe.device)
         weight = torch.zeros(shape, device=self.probe.device)
-        for part in torch.arange(len(blocks)).split(max(1, self.batch_size // group)):
-            at = torch.from_numpy(blocks[part.numpy()]).flatten()
-            once = torch.from_numpy(is_new[part.numpy()]).flatten().to(self.probe.device)
-            amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
-            moved = placed_patches(predict, amplitudes, self.scan.fractions[at].to(self.probe.device), group)
-            weights = merge_weights(self._probes(at)) * once[:, None, None]
-            total += place(moved * weights, self._starts(at), shape)
-            weight += place(weights, self._starts(at), shape)
+        with progress.task("Applying the network", len(blocks) * group, "frame") as step:
+            for part in torch.arange(len(blocks)).split(max(1, self.batch_size // group)):
+                at = torch.from_numpy(blocks[part.numpy()]).flatten()
+                once = torch.from_numpy(is_new[part.numpy()]).flatten().to(self.probe.device)
+                amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
+                moved = placed_patches(predict, amplitudes, self.scan.fractions[at].to(self.probe.device), group)
+                weights = merge_weights(self._probes(at)) * once[:, None, None]
+                total += place(moved * weights, self._starts(at), shape)
+                weight += place(weights, self._starts(at), shape)
+                step(len(at))
         return merge_from_sums(total, weight, floor)[None]
 
     def _peak(self) -> Tensor:
@@ -114,27 +149,38 @@ class StreamedFrames:
             whole: Tensor = network(features)
             return whole
         result: Tensor | None = None
-        for top in range(0, height, TILE_PX):
-            for left in range(0, width, TILE_PX):
+        corners = [(top, left) for top in range(0, height, TILE_PX) for left in range(0, width, TILE_PX)]
+        with progress.task("Applying the network", len(corners), "tile") as step:
+            for top, left in corners:
                 r0, c0 = max(0, top - halo), max(0, left - halo)
                 tile = network(features[..., r0 : top + TILE_PX + halo, c0 : left + TILE_PX + halo])
                 if result is None:
                     result = tile.new_empty((*tile.shape[:2], height, width))
                 inner = tile[..., top - r0 : top - r0 + TILE_PX, left - c0 : left - c0 + TILE_PX]
                 result[..., top : top + TILE_PX, left : left + TILE_PX] = inner
+                step()
         if result is None:
             raise ValueError(f"features of shape {tuple(features.shape)} have no pixels")
         return result
 
-    def deviance(self, canvas: Tensor) -> tuple[float, float]:
-        """Mean Poisson deviance per unmasked pixel of all frames, and its expectation for those rates."""
-        n = self.probe.shape[-1]
+    def deviance(self, canvas: Tensor) -> Misfit:
+        """How well (1, H, W) ``canvas`` explains the counts; one pass over the frames."""
+        n, frames = self.probe.shape[-1], self.scan.raw.n_frames
         good = np.ones((n, n), bool) if self._good is None else centred_order(self._good).cpu().numpy()
+        by_frame = np.empty(frames, np.float32)
+        residual = np.zeros(int(good.sum()))
         found = expected = 0.0
-        for at in self.batches():
-            rates = centred_order(expected_counts(canvas[0], self._probes(at), self._starts(at)))
-            rate = rates.cpu().numpy()[:, good]
-            found += float(deviance_per_pixel(rate, self.scan.counts(at).numpy()[:, good]).sum())
-            expected += float(expected_deviance_per_pixel(rate).sum())
-        pixels = self.scan.raw.n_frames * int(good.sum())
-        return found / pixels, expected / pixels
+        with progress.task("Comparing with the counts", frames, "frame") as step:
+            for at in self.batches():
+                rates = centred_order(expected_counts(canvas[0], self._probes(at), self._starts(at)))
+                rate, counts = rates.cpu().numpy()[:, good], self.scan.counts(at).numpy()[:, good]
+                deviance = deviance_per_pixel(rate, counts)
+                by_frame[at.numpy()] = deviance.mean(axis=1)
+                residual += ((counts - rate) / np.sqrt(rate + 1)).sum(axis=0, dtype=np.float64)
+                found += float(deviance.sum())
+                expected += float(expected_deviance_per_pixel(rate).sum())
+                step(len(at))
+        on_detector = np.full((n, n), np.nan, np.float32)
+        on_detector[good] = residual / frames
+        pixels = frames * residual.size
+        return Misfit(found / pixels, expected / pixels, by_frame, on_detector)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
@@ -57,6 +58,7 @@ SUPERSEDED: dict[type, dict[str, str]] = {
         "probe_normalize": _COUNTS,
         "probe_scale": _COUNTS,
         "K": _BLOCKS,
+        "scale_contract_version": "what the frames hold is said by measurement_domain",
         "n_subsample": _BLOCKS,
         "neighbor_function": _BLOCKS,
         "min_neighbor_distance": _BLOCKS,
@@ -91,6 +93,7 @@ SUPERSEDED: dict[type, dict[str, str]] = {
     },
     config_params.TrainingConfig: {
         "torch_mae_pred_l2_match_target": "rates and counts share one scale",
+        "training_directories": "the scans are handed over",
         "framework": "it is always Lightning",
         "orchestrator": "it is always Lightning",
         "physics_weight_schedule": "the likelihood has its full weight from the first epoch",
@@ -144,6 +147,45 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
 """Architecture -> fields of the model configurations that only it has."""
 
 
+_FOR_INFERENCE = (
+    "accelerator", "inference_batch_size", "middle_trim", "pad_eval", "enable_progress_bar", "logger_backend",
+)  # fmt: skip
+
+
+def _scheduled(config: Any, *names: str) -> bool:
+    return getattr(config, "scheduler", None) in names
+
+
+_ONLY_WITH: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "probe_mask_sigma": (lambda c: c.probe_mask, "it is a detail of probe_mask"),
+    "probe_mask_diameter": (lambda c: c.probe_mask, "it is a detail of probe_mask"),
+    "amp_loss_coeff": (lambda c: c.amp_loss, "there is no amp_loss"),
+    "phase_loss_coeff": (lambda c: c.phase_loss, "there is no phase_loss"),
+    "amplitude_variance_coeff": (lambda c: c.amplitude_variance_loss, "there is no amplitude_variance_loss"),
+    "decoder_last_c_outer_fraction": (
+        lambda c: c.use_legacy_decoder_channel_override, "it is a detail of use_legacy_decoder_channel_override",
+    ),
+    "decoder_spatial_kernel": (lambda c: c.spatial_decoder, "it is a detail of spatial_decoder"),
+    "lr_warmup_epochs": (
+        lambda c: _scheduled(c, "WarmupCosine", "Cosine"), "it acts with the schedules WarmupCosine and Cosine"),
+    "lr_min_ratio": (
+        lambda c: _scheduled(c, "WarmupCosine", "Cosine", "Exponential"),
+        "it acts with the schedules WarmupCosine, Cosine and Exponential"),
+    **{
+        f"plateau_{name}": (
+            lambda c: _scheduled(c, "Adaptive", "ReduceLROnPlateau"),
+            "it acts with the schedules Adaptive and ReduceLROnPlateau",
+        )
+        for name in ("factor", "patience", "min_lr", "threshold")
+    },
+    "momentum": (lambda c: c.optimizer == "sgd", "it acts with the optimizer sgd"),
+    "adam_beta1": (lambda c: c.optimizer != "sgd", "it acts with the optimizers adam and adamw"),
+    "adam_beta2": (lambda c: c.optimizer != "sgd", "it acts with the optimizers adam and adamw"),
+    "gradient_clip_algorithm": (lambda c: c.gradient_clip_val, "no gradient_clip_val is stated"),
+    "grad_norm_log_freq": (lambda c: c.log_grad_norm, "it is a detail of log_grad_norm"),
+}  # fmt: skip
+"""Field of any configuration -> (whether what it needs is stated, why it has no effect otherwise)."""
+
 _OF_CHECKPOINTS = ("checkpoint_save_top_k", "checkpoint_monitor_metric", "checkpoint_mode", "early_stop_patience")
 
 
@@ -167,6 +209,8 @@ def superseded_reason(config: Any, name: str) -> str | None:
     for architecture, options in OPTIONS_OF.items():
         if own is not None and own != architecture and name in options:
             return f"it is an option of the architecture {architecture!r}"
+    if name in _ONLY_WITH and not isinstance(config, PyTorchExecutionConfig) and not _ONLY_WITH[name][0](config):
+        return _ONLY_WITH[name][1]
     if isinstance(config, PyTorchExecutionConfig) and name in _OF_CHECKPOINTS and not config.enable_checkpointing:
         return "there are no checkpoints (enable_checkpointing=False)"
     return SUPERSEDED[type(config)].get(name)
@@ -181,6 +225,15 @@ def superseded_settings(*configs: Any) -> dict[str, str]:
             if reason is not None:
                 found[name] = f"{name}={value!r} has no effect: {reason}."
     return found
+
+
+def training_only(execution: PyTorchExecutionConfig) -> list[str]:
+    """A sentence for each setting of an execution config that was changed and that reconstructing does not feel."""
+    return [
+        f"{name}={value!r} has no effect: it acts in training only."
+        for name, value in execution.set_fields().items()
+        if name not in _FOR_INFERENCE
+    ]
 
 
 def refuse_settings(*configs: Any) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from runs import made_up_outcome, small_scan
 
-from ptycho import plotting
 from ptycho.errors import InputError, OutputError
 from ptycho.io.outputs import RESULT_FILES, check_output_dir, clear_results, write_outputs
 from ptycho.io.reconstruction_files import load_any, load_reconstruction_npz
@@ -31,6 +30,8 @@ def written(scan, tmp_path_factory):
     """A folder with everything in it, what was written, and the metrics that were returned."""
     folder = tmp_path_factory.mktemp("run") / "out"
     outcome = made_up_outcome(scan)
+    outcome.frame_deviance = np.linspace(0.8, 1.4, scan.n_frames, dtype=np.float32)
+    outcome.detector_residual = np.random.default_rng(5).normal(0, 0.1, (scan.N, scan.N)).astype(np.float32)
     return folder, outcome, write_outputs(folder, outcome, scan)
 
 
@@ -109,6 +110,46 @@ def test_everything_is_written_under_the_folder(written):
     for name in RESULT_FILES:
         if name.endswith(".png"):
             assert (folder / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_there_is_no_picture_of_what_is_not_known(tmp_path, scan, outcome):
+    """A single stage that nothing was trained for, without residuals and without a reference."""
+    outcome.stages = {"network": outcome.stages["network"]}
+    outcome.losses = {}
+    bare = small_scan()
+    bare.object_truth = None
+    write_outputs(tmp_path, outcome, bare)
+    names = {p.name for p in tmp_path.iterdir()}
+    absent = {"stages.png", "comparison.png", "positions.png", "residual.png", "losses.png"}
+    assert names == set(RESULT_FILES) - absent
+    assert "<img" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_picture_of_an_earlier_run_is_not_taken_for_one_of_this(tmp_path, scan, outcome, no_pictures):
+    (tmp_path / "residual.png").write_bytes(b"old")
+    write_outputs(tmp_path, outcome, scan)
+    assert "residual" not in (tmp_path / "report.html").read_text(encoding="utf-8").lower().split("<style>")[0]
+    assert "Residual on the detector" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_result_that_ran_away_is_written_all_the_same(tmp_path, scan, outcome):
+    broken = outcome.result.object.copy()
+    broken[20:40] = np.nan
+    outcome.stages["network"] = replace(outcome.stages["network"], object=broken)
+    bare = small_scan()
+    bare.object_truth = None
+    write_outputs(tmp_path, outcome, bare)
+    assert (tmp_path / "phase.png").exists() and (tmp_path / "report.html").exists()
+
+
+def test_a_folder_without_room_gets_no_half_report(tmp_path, scan, outcome, no_pictures, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ptycho.report.render_report", full)
+    with pytest.raises(OutputError, match=r"report\.html.*No space left"):
+        write_outputs(tmp_path, outcome, scan)
+    assert not (tmp_path / "report.html").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_files_give_back_the_result(written, scan):
@@ -216,57 +257,3 @@ def test_a_different_crop_is_noticed_by_the_span_of_the_scan():
     bare = small_scan()
     with pytest.raises(InputError, match="same --crop"):
         compare_placed(place_truth(bare.crop(16)), place_truth(bare))
-
-
-# ---------------------------------------------------------------------- pictures
-
-
-def test_flat_phase_takes_plane_and_constant_away():
-    rows, cols = np.indices((40, 50))
-    # Even about the middle on both axes, so that its own least-squares plane is level.
-    structure = 0.2 * np.cos((rows - 19.5) * 0.6) * np.cos((cols - 24.5) * 0.5)
-    image = np.exp(1j * (structure + 1.0 + 0.35 * rows - 0.5 * cols))
-    phase = plotting.flat_phase(image, np.ones((40, 50), dtype=bool))
-    np.testing.assert_allclose(phase - phase.mean(), structure - structure.mean(), atol=1e-3)
-
-
-def test_pictures_are_cut_to_what_was_seen():
-    seen = np.zeros((60, 80), dtype=bool)
-    seen[10:30, 20:60] = True
-    figure = plotting.amplitude_figure(np.ones((60, 80), np.complex64), seen)
-    assert figure.axes[0].images[0].get_array().shape == (20, 40)
-
-
-@pytest.mark.parametrize(
-    ("length", "nice"), [(1.0, 1.0), (1.9, 1.0), (2.0, 2.0), (7.3, 5.0), (49.0, 20.0), (3.1e-7, 2e-7)]
-)
-def test_scale_bar_lengths(length, nice):
-    assert plotting._nice_length(length) == pytest.approx(nice)
-
-
-def test_labels_carry_units(scan, outcome):
-    seen = outcome.coverage > 0
-    texts = [
-        text.get_text()
-        for pixel in (None, 2e-8)
-        for text in plotting.phase_figure(outcome.result.object, seen, pixel).findobj(
-            lambda artist: hasattr(artist, "get_text")
-        )
-    ]
-    assert any("rad" in t for t in texts) and any(t.endswith(" px") for t in texts)
-    assert any(t.endswith(" nm") or "mu" in t for t in texts)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_pictures_of_constant_images_and_single_modes(value):
-    image = np.full((8, 9), value, dtype=np.complex64)
-    nothing = np.zeros((8, 9), dtype=bool)
-    for figure in (
-        plotting.amplitude_figure(image, nothing),
-        plotting.phase_figure(image, ~nothing),
-        plotting.coverage_figure(nothing.astype(int)),
-        plotting.probe_figure(image[None, :8, :8]),
-    ):
-        figure.canvas.draw()
-        drawn = np.asarray(figure.canvas.buffer_rgba())
-        assert drawn[..., :3].min() < drawn[..., :3].max(), "something is drawn"

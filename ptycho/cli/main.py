@@ -10,11 +10,20 @@ import click
 from ptycho import __version__
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.mistakes import reported
+from ptycho.cli.progress import show_progress
 
 __all__ = ["cli", "main"]
 
-# The verbs in the order of the help text; each is the function of that name in the module of that name.
-_VERBS = ("demo", "train", "infer", "evaluate")
+# The verbs in the order of the help text: where each is, module and function.
+_VERBS = {
+    "demo": ("demo", "demo"),
+    "simulate": ("simulate", "simulate"),
+    "check-orientation": ("check_orientation", "check_orientation"),
+    "train": ("train", "train"),
+    "infer": ("infer", "infer"),
+    "refine": ("refine", "refine"),
+    "evaluate": ("evaluate", "evaluate"),
+}
 
 
 class VerbGroup(click.Group):
@@ -26,7 +35,8 @@ class VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"ptycho.cli.{cmd_name}"), cmd_name)
+        module, function = _VERBS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"ptycho.cli.{module}"), function)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -45,6 +55,7 @@ def cli() -> None:
     A scan (diffraction frames, positions, a guess of the probe) goes in; a network is trained on it without
     labels; the complex object comes out. Start with `ptychopinn demo`.
     """
+    show_progress()
 
 
 def main() -> None:

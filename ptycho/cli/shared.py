@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,8 +13,8 @@ import click
 
 from ptycho.cli.beamline import beamline_options
 from ptycho.cli.knobs import SCAN_KNOBS, knob_options
-from ptycho.cli.logs import is_quiet
 from ptycho.cli.options import HeadedOption
+from ptycho.cli.progress import show_progress
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import ModelConfig, TrainingConfig
 from ptycho.errors import InputError, PtychoError
@@ -139,6 +138,7 @@ def load_scan(path: Path, values: dict[str, Any], *, needs_probe: bool = True) -
     """Read a scan, with what is stated about it and the crop, and check what reconstruction needs."""
     from ptycho.preparation import read_prepared_scan, stated_preparation
 
+    show_progress()  # the older commands come this way too
     stated = {knob.field: values[knob.field] for knob in SCAN_KNOBS if values.get(knob.field) is not None}
     raw = read_prepared_scan(path, stated_preparation(values), **stated)
     if values.get("crop") is not None:
@@ -191,12 +191,9 @@ def load_backend() -> Any:
 
 
 def execution_config(values: dict[str, Any]) -> PyTorchExecutionConfig:
-    """How to run, with a progress bar where somebody may be watching."""
-    watched = sys.stderr.isatty() and not is_quiet()
+    """How to run, as far as it is stated."""
     with backend_errors():
-        config: PyTorchExecutionConfig = build_config(
-            PyTorchExecutionConfig, {"enable_progress_bar": watched, **values}
-        )
+        config: PyTorchExecutionConfig = build_config(PyTorchExecutionConfig, values)
     return config
 
 
@@ -209,9 +206,11 @@ def check_settings(*configs: Any) -> list[str]:
     with backend_errors():
         from ptycho_torch import settings
 
+        from ptycho_torch.config_bridge import merged_twins
+
     settings.logger.addFilter(_nothing)
     try:
-        return settings.check_settings(*configs)
+        return settings.check_settings(*merged_twins(configs))
     finally:
         settings.logger.removeFilter(_nothing)
 

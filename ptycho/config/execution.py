@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from ptycho.errors import InputError
@@ -43,12 +44,12 @@ _ALWAYS_SHOWN = ("accelerator", "devices", "precision", "deterministic")
 
 
 def is_whole(value: object, least: int) -> bool:
-    """True for an int (not a bool) that is at least `least`."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """True for a whole number (not a bool; NumPy's too) that is at least `least`."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 @dataclass(repr=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 
 from ptycho.config.execution import CLIP_ALGORITHMS, SCHEDULERS, is_whole
@@ -44,7 +45,7 @@ def _whole(name: str, value: object, least: int, optional: bool = False) -> None
 
 
 def _real(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    ok = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     if ok and above is not None:
         ok = value > above  # type: ignore[operator]
     if ok and least is not None:

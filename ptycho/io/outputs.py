@@ -1,30 +1,35 @@
-"""The output folder of a run: what lies in it, whether it may be used, and writing the results.
+"""What a run writes into its output folder: the object, pictures, figures, and a report.
 
 Everything a run writes lies in that one folder (specs/data_contracts.md). Files appear whole or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import platform
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptycho.errors import InputError, OutputError
+from ptycho import progress
+from ptycho.errors import InputError
 from ptycho.io.atomic import atomic_path
+from ptycho.io.output_folder import check_output_dir, clear_results
 from ptycho.io.product import save_product
 from ptycho.io.reconstruction_files import save_reconstruction_npz
 from ptycho.placed import PlacedObject, compare_placed, lit_frames, place_outcome, place_truth
 from ptycho.reconstruction import Reconstruction
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ptycho.metrics.comparison import ComparedImages
     from ptycho.outcome import Outcome, Stage
     from ptycho.raw_data import RawData
@@ -40,99 +45,21 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("wts.h5.zip", "checkpoints", "metrics.csv", "hparams.yaml")
-RESULT_FILES = (
-    "reconstruction.npz",
-    "reconstruction.h5",
+_PICTURES = (
     "amplitude.png",
     "phase.png",
     "coverage.png",
     "probe.png",
+    "stages.png",
     "comparison.png",
-    "metrics.json",
+    "positions.png",
+    "residual.png",
+    "losses.png",
 )
+RESULT_FILES = ("reconstruction.npz", "reconstruction.h5", *_PICTURES, "metrics.json", "report.html")
 _PACKAGES = ("ptychopinn", "numpy", "scipy", "h5py", "torch", "lightning")
 # Present in metrics.json for every stage; null when there was nothing to compare with.
 _FIGURES = ("phase_correlation", "ssim", "psnr", "frc_crossing", "frc_resolution_px", "amplitude_correlation")
-
-
-# ---------------------------------------------------------------------- the folder
-
-
-def check_output_dir(
-    folder: str | Path,
-    *,
-    overwrite: bool = False,
-    replaces: Sequence[str] = (),
-    inputs: Iterable[Path] = (),
-) -> Path:
-    """Say before any work whether results can be written there; nothing is left behind.
-
-    replaces: names in the folder that the run will write. inputs: files it reads. OutputError when the folder
-    is a file, cannot be made or written, holds something and `overwrite` is False, or when an input would be
-    replaced.
-    """
-    out = Path(folder)
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"Output folder {out}: found a file, expected a folder. Choose another name.")
-    try:
-        names = sorted(entry.name for entry in out.iterdir()) if out.exists() else []
-    except OSError as error:
-        raise _not_writable(out, error) from error
-    if names and not overwrite:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise OutputError(
-            f"Output folder {out}: found {len(names)} entries ({shown}), expected an empty or a new folder. "
-            "Choose another one, or say --overwrite to replace the results in it."
-        )
-    for source in inputs:
-        if any(source.resolve().is_relative_to((out / name).resolve()) for name in replaces):
-            raise OutputError(
-                f"Output folder {out}: {source} is read by this run and would be replaced by it. Choose "
-                "another output folder."
-            )
-    _try_writing(out)
-    return out
-
-
-def _try_writing(out: Path) -> None:
-    """Make the folder and a file in it, and take both away again. Asking for permissions is not enough: a
-    read-only file system refuses all the same."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    made: list[Path] = []
-    try:
-        for folder in reversed(missing):
-            folder.mkdir()
-            made.append(folder)
-        with atomic_path(out / ".writable") as trial:
-            trial.touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise _not_writable(out, error) from error
-    finally:
-        for folder in reversed(made):
-            folder.rmdir()
-
-
-def _not_writable(out: Path, error: OSError) -> OutputError:
-    # An OutputError carries its text alone, any other OSError a number and the reason.
-    reason = error.strerror or str(error)
-    return OutputError(f"Output folder {out} cannot be used: {reason}. Choose a folder that is writable.")
-
-
-def clear_results(out: Path, names: Sequence[str]) -> None:
-    """Make the folder, and remove what an earlier run wrote there under these names; other files stay."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for path in (out / name for name in names):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_writable(out, error) from error
-
-
-# ---------------------------------------------------------------------- the results
 
 
 def write_outputs(
@@ -143,7 +70,7 @@ def write_outputs(
     *,
     half: int | None = None,
 ) -> dict[str, Any]:
-    """Write reconstruction.npz and .h5, the pictures and metrics.json; return what metrics.json holds.
+    """Write reconstruction.npz and .h5, the pictures, report.html and metrics.json; return what metrics.json holds.
 
     reference: what to compare with; default the true object when the scan carries it. half: compare only the
     central square of 2*half pixels. A comparison that is not possible (nothing overlaps, say) becomes a note:
@@ -156,21 +83,7 @@ def write_outputs(
     save_product(out / "reconstruction.h5", rec, comments=" ".join(notes))
     if reference is None and raw.object_truth is not None:
         reference = place_truth(raw)
-    figures: dict[str, dict[str, Any]] = {}
-    images: dict[str, ComparedImages] = {}
-    for name, stage in outcome.stages.items():
-        figures[name] = dict.fromkeys(_FIGURES)
-        if reference is not None:
-            try:
-                comparison, images[name] = compare_placed(
-                    place_outcome(outcome, name, raw.pixel_size_m), reference, half
-                )
-                figures[name].update(comparison.to_dict())
-            except InputError as error:
-                note = f"The {name} could not be compared with {reference.label}: {error}"
-                logger.warning("%s", note)
-                notes.append(note)
-        figures[name].update(_own_figures(stage))
+    figures, images = _compared(outcome, raw.pixel_size_m, reference, half, notes)
     metrics = _finite(
         {
             **figures,
@@ -183,12 +96,36 @@ def write_outputs(
             "versions": _versions(),
         }
     )
-    _write_pictures(out, rec)
+    _write_pictures(out, outcome, rec)
     if images and reference is not None:
         _write_comparison(out, images, figures, reference)
+    _write_report(out, metrics, outcome, rec, raw, _pictures_of(outcome, bool(images)))
     with atomic_path(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return metrics
+
+
+def _compared(
+    outcome: Outcome, pixel_size_m: float | None, reference: PlacedObject | None, half: int | None, notes: list[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, ComparedImages]]:  # fmt: skip
+    """The figures of each stage, and the registered images behind them as far as there are any."""
+    figures: dict[str, dict[str, Any]] = {}
+    images: dict[str, ComparedImages] = {}
+    with progress.task("Comparing with the reference", len(outcome.stages), "stage") as step:
+        for name, stage in outcome.stages.items():
+            figures[name] = dict.fromkeys(_FIGURES)
+            if reference is not None:
+                try:
+                    placed = place_outcome(outcome, name, pixel_size_m)
+                    comparison, images[name] = compare_placed(placed, reference, half)
+                    figures[name].update(comparison.to_dict())
+                except InputError as error:
+                    note = f"The {name} could not be compared with {reference.label}: {error}"
+                    logger.warning("%s", note)
+                    notes.append(note)
+            figures[name].update(_own_figures(stage))
+            step()
+    return figures, images
 
 
 def _reconstruction(outcome: Outcome, raw: RawData) -> Reconstruction:
@@ -217,33 +154,92 @@ def _own_figures(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _write_pictures(out: Path, rec: Reconstruction) -> None:
+def _pictures_of(outcome: Outcome, compared: bool) -> list[str]:
+    """The names of the pictures that a run has."""
+    made = {
+        "stages.png": len(outcome.stages) > 1,
+        "comparison.png": compared,
+        "positions.png": outcome.frame_deviance is not None,
+        "residual.png": outcome.detector_residual is not None,
+        "losses.png": any(outcome.losses.values()),
+    }
+    return [name for name in _PICTURES if made.get(name, True)]
+
+
+def _write_pictures(out: Path, outcome: Outcome, rec: Reconstruction) -> None:
+    """All pictures but that of the comparison."""
     from ptycho import plotting
+    from ptycho.report.content import stage_title
 
     frames = lit_frames(rec.probe, rec.xcoords, rec.ycoords, rec.canvas)
-    pixel = rec.pixel_size_m
-    pictures = {
-        "amplitude.png": plotting.amplitude_figure(rec.object, frames > 0, pixel),
-        "phase.png": plotting.phase_figure(rec.object, frames > 0, pixel),
-        "coverage.png": plotting.coverage_figure(frames, pixel),
-        "probe.png": plotting.probe_figure(rec.probe, pixel),
+    # a reconstruction that ran away holds NaN; then the picture shows where
+    seen = (frames > 0) & np.isfinite(rec.object)
+    images = {stage_title(name): np.nan_to_num(stage.object) for name, stage in outcome.stages.items()}
+    image, pixel = list(images.values())[-1], rec.pixel_size_m
+    deviance, residual = outcome.frame_deviance, outcome.detector_residual
+    draw = {
+        "amplitude.png": lambda: plotting.amplitude_figure(image, seen, pixel),
+        "phase.png": lambda: plotting.phase_figure(image, seen, pixel),
+        "coverage.png": lambda: plotting.coverage_figure(frames, pixel),
+        "probe.png": lambda: plotting.probe_figure(rec.probe, pixel),
+        "stages.png": lambda: plotting.stages_figure(images, seen, pixel),
+        "positions.png": lambda: plotting.positions_figure(rec.xcoords, rec.ycoords, np.asarray(deviance), pixel),
+        "residual.png": lambda: plotting.residual_figure(np.asarray(residual)),
+        "losses.png": lambda: plotting.losses_figure(outcome.losses),
     }
-    for name, figure in pictures.items():
-        with atomic_path(out / name) as temporary:
-            figure.savefig(temporary)
+    names = _pictures_of(outcome, compared=False)
+    with progress.task("Drawing the pictures", len(names), "picture") as step:
+        for name in names:
+            _save(out / name, draw[name]())
+            step()
 
 
 def _write_comparison(
     out: Path, images: dict[str, ComparedImages], figures: dict[str, dict[str, Any]], reference: PlacedObject
 ) -> None:
     from ptycho import plotting
+    from ptycho.report.content import stage_title
 
-    titles = {name: f"{name}: correlation {figures[name]['phase_correlation']:.3f}" for name in images}
-    figure = plotting.comparison_figure(
-        images, reference.pixel_size_m, titles=titles, reference_title=reference.label
-    )
-    with atomic_path(out / "comparison.png") as temporary:
+    titled = {stage_title(name): pair for name, pair in images.items()}
+    correlations = (figures[name]["phase_correlation"] for name in images)
+    titles = {name: f"{name}: correlation {value:.3f}" for name, value in zip(titled, correlations, strict=True)}
+    figure = plotting.comparison_figure(titled, reference.pixel_size_m, titles=titles, reference_title=reference.label)
+    _save(out / "comparison.png", figure)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+def _write_report(
+    out: Path, metrics: dict[str, Any], outcome: Outcome, rec: Reconstruction, raw: RawData, pictures: Iterable[str]
+) -> None:
+    """report.html, with those of the pictures that lie in the folder."""
+    from ptycho.report import Content, render_report
+
+    counts = None
+    with contextlib.suppress(InputError):  # no frames, or nobody knows what they hold
+        counts = raw.mean_counts_per_frame()
+    content = Content(
+        name=rec.name,
+        source=Path(str(raw.source or "")).name,
+        created=datetime.now().astimezone(),
+        stages=tuple(outcome.stages),
+        metrics=metrics,
+        pictures={name: (out / name).read_bytes() for name in pictures if (out / name).is_file()},
+        n_frames=len(rec.xcoords),
+        side=rec.probe.shape[-1],
+        masked=None if raw.bad_pixels is None else int(raw.bad_pixels.sum()),
+        counts=counts,
+        n_modes=len(rec.probe),
+        shape=rec.canvas.shape,
+        pixel_size_m=rec.pixel_size_m,
+        photon_energy_ev=rec.photon_energy_ev,
+        detector_distance_m=rec.detector_distance_m,
+    )
+    with atomic_path(out / "report.html") as temporary:
+        temporary.write_text(render_report(content), encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -42,7 +42,9 @@ def reader_for(path: str | Path) -> ScanReader:
     """The reader of a scan file; MissingFileError or InputError with what is wrong with the path."""
     file = Path(path)
     if not file.exists():
-        raise MissingFileError(f"{file}: no such file. Check the path of the scan.")
+        raise MissingFileError(
+            f"{file}: no such file{_found_beside(file)}. Check the path of the scan, or export it under that name."
+        )
     if file.is_dir():
         raise InputError(f"{file}: found a folder, expected a scan file. Name the file inside it.")
     try:
@@ -66,6 +68,14 @@ def reader_for(path: str | Path) -> ScanReader:
     raise InputError(
         f"{file}: found {found}, expected a scan file: {kinds}. Convert it, or check that it is complete."
     )
+
+
+def _found_beside(file: Path) -> str:
+    """What the folder of a missing file has instead."""
+    if not file.parent.is_dir():
+        return ""
+    names = sorted(other.name for other in file.parent.glob("*" + file.suffix) if other.is_file())
+    return f"; the folder has {', '.join(names[:5]) + (', ...' if len(names) > 5 else '') or 'no *' + file.suffix}"
 
 
 def read_scan(path: str | Path, **stated: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import fft, special
 
 from ptycho.errors import InputError, MissingFileError
+from ptycho.simulation.figures import probe_diameter as probe_diameter  # its place of old
 
 ComplexField = NDArray[np.complex128]
 HC_EV_M = 1.239841984e-6  # Planck constant times speed of light, eV m
@@ -182,22 +183,6 @@ def incoherent_modes(base: ComplexField, powers: Sequence[float]) -> ComplexFiel
 def _radius(N: int) -> NDArray[np.float64]:
     axis = np.arange(N) - N // 2
     return np.hypot(axis[:, None], axis[None, :])
-
-
-def probe_diameter(probe: NDArray[np.complexfloating], power: float = 0.9) -> float:
-    """Diameter (px) of the smallest circle about the beam's centroid that holds `power` of the intensity.
-
-    `probe` is (N, N) or (modes, N, N).  A uniform disk of diameter d gives sqrt(power) * d.
-    """
-    intensity = np.abs(probe.reshape(-1, *probe.shape[-2:])).astype(np.float64) ** 2
-    total = intensity.sum(axis=0)
-    if not np.isfinite(total).all() or not total.sum() > 0:
-        raise InputError("probe diameter: the probe is zero or not finite; expected a beam")
-    total /= total.sum()
-    rows, cols = np.arange(total.shape[0])[:, None], np.arange(total.shape[1])[None, :]
-    radius = np.hypot(rows - (total * rows).sum(), cols - (total * cols).sum()).ravel()
-    order = np.argsort(radius)
-    return float(2 * np.interp(power, np.cumsum(total.ravel()[order]), radius[order]))
 
 
 PROBES: dict[str, Callable[..., ComplexField]] = {

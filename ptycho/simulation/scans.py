@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ptycho.errors import InputError
+from ptycho.simulation.figures import nearest_distances as nearest_distances  # its place of old
 
 FloatVector = NDArray[np.float64]
 Coordinates = tuple[FloatVector, FloatVector]
@@ -86,14 +87,6 @@ def _centred(points: FloatVector) -> Coordinates:
     middle = 0.5 * (points.min(axis=0) + points.max(axis=0))
     moved = points - middle
     return np.ascontiguousarray(moved[:, 0]), np.ascontiguousarray(moved[:, 1])
-
-
-def nearest_distances(xcoords: FloatVector, ycoords: FloatVector) -> FloatVector:
-    """Distance (px) of every point to its nearest neighbour, float64 (M,); needs at least two points."""
-    points = np.stack([xcoords, ycoords], axis=1)
-    if len(points) < 2:
-        raise InputError(f"nearest neighbours of {len(points)} scan point(s); expected at least 2 points")
-    return np.asarray(cKDTree(points).query(points, k=2)[0][:, 1])
 
 
 SCANS: dict[str, Callable[..., Coordinates]] = {"fermat": fermat, "random": random, "raster": raster}

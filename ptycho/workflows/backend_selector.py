@@ -179,7 +179,9 @@ def run_cdi_example_with_backend(
 def _remember(backend: Backend, results: dict[str, Any], config: TrainingConfig) -> None:
     """For ptycho.model_manager.save, which gets no model."""
     if results.get("models"):
-        model_manager.remember(partial(backend.save_bundle, results, config))
+        # the data that it was trained on are not kept alive
+        kept = {name: results.get(name) for name in ("models", "intensity_scale")}
+        model_manager.remember(partial(backend.save_bundle, kept, config))
 
 
 def train_cdi_model_with_backend(
@@ -205,7 +207,7 @@ def load_inference_bundle_with_backend(
     """(model, what was written into params.cfg) of a trained model, by the backend that made it.
 
     config: if given, its backend must be the archive's. MissingFileError or InputError for an archive that is not
-    there, is damaged, or is of another backend.
+    there, is damaged, or is of another backend; RuntimeError where that one is not installed.
     """
     made_by = model_manager.archive_backend(bundle_dir)
     if config is not None and config.backend != made_by:
@@ -213,5 +215,12 @@ def load_inference_bundle_with_backend(
             f"{bundle_dir}: found a model of backend {made_by!r}, the configuration says {config.backend!r}. Say "
             f"backend={made_by!r}, or use another model."
         )
-    models, restored = load_backend(made_by).load_inference_bundle(Path(bundle_dir), model_name)
+    try:
+        backend = load_backend(made_by)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{bundle_dir}: the model was made by another backend, and {made_by!r} is not installed. Load a model that "
+            "this package has trained, or train one."
+        ) from error
+    models, restored = backend.load_inference_bundle(Path(bundle_dir), model_name)
     return models[model_name], restored

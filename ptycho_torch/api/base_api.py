@@ -34,6 +34,7 @@ __all__ = ["ConfigManager", "DataloaderFormats", "InferenceEngine", "PtychoDataL
 
 logger = logging.getLogger(__name__)
 
+_FRAMES = {"diff3d", "diffraction"}
 _CONFIG_NAMES = ("data_config", "model_config", "training_config", "inference_config")
 
 
@@ -88,13 +89,21 @@ class PtychoDataLoader:
             probe: (modes, N, N) or (N, N) complex.
             positions: (frames, 2), [y, x] of the patches' centres in object pixels.
             config_manager: of the run.
+
+        Raises:
+            InputError: shapes that do not fit, frames that are not square.
         """
         loader = cls.__new__(cls)
         loader.data_format = DataloaderFormats.NUMPY
         loader.config_manager = config_manager or ConfigManager()
-        y, x = np.asarray(positions, dtype=np.float64).T
+        places = np.asarray(positions, dtype=np.float64)
+        if places.ndim != 2 or places.shape[1] != 2:
+            raise InputError(f"positions: found shape {places.shape}, expected (frames, 2), [y, x] of each frame.")
+        y, x = places.T
         loader.scans = [
-            RawData.from_coords_without_pc(x, y, diff_patterns, probe, np.zeros(len(x), np.int64), source="scan")
+            RawData.from_coords_without_pc(
+                x, y, diff_patterns, probe, np.zeros(len(x), np.int64), measurement_domain="intensity", source="scan"
+            )
         ]
         loader.output_dir = None
         return loader
@@ -106,10 +115,9 @@ def _scans_in(folder: Path) -> list[RawData]:
     files = sorted(folder.glob("*.npz"))
     scans = []
     for file in files:
-        with np.load(file, allow_pickle=False) as stored:
-            if not {"diff3d", "diffraction"} & set(stored.files):
-                logger.warning("%s holds no frames (diff3d) and is left out.", file.name)
-                continue
+        if not _FRAMES & _entries(file):
+            logger.warning("%s holds no frames (diff3d) and is left out.", file.name)
+            continue
         scans.append(RawData.from_file(file))
     if not scans:
         raise InputError(
@@ -121,6 +129,18 @@ def _scans_in(folder: Path) -> list[RawData]:
         named = ", ".join(f"{Path(raw.source).name}: {raw.N}" for raw in scans)
         raise InputError(f"{folder}: found frames of different sides ({named}), expected one. Move the others away.")
     return scans
+
+
+def _entries(file: Path) -> set[str]:
+    """Names of what an NPZ holds."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return set(stored.files)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{file}: not a readable NPZ file ({error}). Every *.npz in the folder is taken for a scan: move it away, "
+            "or export it again."
+        ) from error
 
 
 def _take_side(configs: ConfigManager, N: int) -> None:
@@ -157,13 +177,19 @@ class PtychoModel:
 
     @staticmethod
     def _extract_configs_from_checkpoint(path: str) -> tuple[Any, Any, Any, Any]:
-        """(data, model, training, inference), plain dicts, of a checkpoint; None for one that it does not hold.
+        """(data, model, training, inference), plain dicts, of a checkpoint.
 
         Raises:
-            MissingFileError, InputError: no such file, or no checkpoint.
+            MissingFileError, InputError: no such file, no checkpoint, or one without configurations.
         """
         stored = _read_checkpoint(Path(path)).get("hyper_parameters") or {}
-        data, model, training, inference = (stored.get(name) for name in _CONFIG_NAMES)
+        missing = [name for name in _CONFIG_NAMES if stored.get(name) is None]
+        if missing:
+            raise InputError(
+                f"{path}: found no {', '.join(missing)} in the checkpoint, so that nobody knows what its weights are "
+                "of. Load a .ckpt that training with this package has written, or train the model again."
+            )
+        data, model, training, inference = (stored[name] for name in _CONFIG_NAMES)
         return data, model, training, inference
 
 
@@ -226,8 +252,10 @@ class Trainer:
         config, raw = self._payload.tf_training_config, run.scans[0].placed.raw
         resolved = reconstruct.resolved_settings(config, self._payload.execution_config, raw)
         save_model(self.output_dir / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
+        told = self._payload.overrides_applied["superseded"]
         for note in run.notes:
-            logger.info(note)
+            if note not in told:
+                logger.info(note)
         return self.output_dir
 
 
@@ -258,4 +286,9 @@ class InferenceEngine:
         )  # fmt: skip
         for note in outcome.notes:
             logger.info(note)
+        for name, stage in outcome.stages.items():
+            logger.info(
+                "Deviance per pixel of the object by %s: %.4f (%.4f by Poisson statistics alone).",
+                name, stage.deviance, stage.expected_deviance,
+            )  # fmt: skip
         return outcome.result.object

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +106,20 @@ def completed(configs: ConfigManager) -> ConfigManager:
     """The same configurations, with what follows from others filled in.
 
     Raises:
-        InputError: a number of channels that is not that of the grid; an unknown mode or loss.
+        InputError: a number of channels that is not that of the grid; an unknown mode or loss, or nothing to train by.
     """
-    data, model = configs.data_config, configs.model_config
+    data, model, training = configs.data_config, configs.model_config, configs.training_config
     rows, columns = data.grid_size
     if rows * columns != data.C:
         raise InputError(
             f"found {data.C} channels (C, in ptychodus: num_channels) for a grid of {rows} x {columns} (grid_size_y, "
             f"grid_size_x), expected {rows * columns}. Change one of them."
+        )
+    if not training.nll and model.mode != "Supervised" and model.loss_function == "Poisson" and not training.mae_weight:
+        raise InputError(
+            "found loss_function='Poisson' without the likelihood (nll=False, in ptychodus: "
+            "use_negative_log_likelihood_loss), which leaves nothing to train by. Switch it on, or choose the loss "
+            "'MAE'."
         )
     loss = config_bridge.loss_function(model.mode, config_bridge.loss_mode(model.loss_function))
     model = dataclasses.replace(model, C_model=data.C, C_forward=data.C, loss_function=loss)
@@ -137,13 +145,30 @@ def payload_of_configs(configs: ConfigManager, output_dir: Path) -> TrainingPayl
             "n_groups": config_bridge.ALL_GROUPS,
             "nphotons": TrainingConfig.nphotons if data.nphotons == NPHOTONS_UNSET else data.nphotons,
             "train_data_file": Path(), "test_data_file": None, "output_dir": output_dir,
+            # a step takes C times as many frames as in the public default, so that an epoch brings less
+            "stop_window": TrainingConfig.stop_window * data.C,
         },
     )  # fmt: skip
     public.train_data_file = None
     populate_legacy_params(public)
-    notes = settings.superseded_settings(data, model, training, inference)
+    notes = settings.superseded_settings(data, model, training, inference) | _more_notes(training, inference)
+    if model.decoder_last_amp_channels == data.C:
+        notes.pop("decoder_last_amp_channels", None)  # it is what happens
     applied = {"sources": {}, "superseded": list(notes.values())}
     return TrainingPayload(public, data, model, training, inference, execution, applied)
+
+
+def _more_notes(training: TorchTrainingConfig, inference: InferenceConfig) -> dict[str, str]:
+    """What this way of running leaves without effect, beside the superseded settings."""
+    notes = {}
+    if training.strategy not in ("auto", TorchTrainingConfig.strategy):
+        notes["strategy"] = f"strategy={training.strategy!r} has no effect: one process trains on one device."
+    if inference.experiment_number != InferenceConfig.experiment_number:
+        notes["experiment_number"] = (
+            f"experiment_number={inference.experiment_number!r} has no effect: the scan that is reconstructed is the "
+            "one that is handed over."
+        )
+    return notes
 
 
 def _execution(training: TorchTrainingConfig) -> PyTorchExecutionConfig:
@@ -153,6 +178,7 @@ def _execution(training: TorchTrainingConfig) -> PyTorchExecutionConfig:
             "n_devices=%s: this process trains on one device. Several take the command line: ptychopinn train "
             "--devices %s --strategy ddp.", training.n_devices, training.n_devices,
         )  # fmt: skip
+    workers = _workers(training.num_workers)
     return PyTorchExecutionConfig(
         accelerator=device_here(training.device),
         devices=1,
@@ -162,17 +188,37 @@ def _execution(training: TorchTrainingConfig) -> PyTorchExecutionConfig:
         gradient_clip_val=training.gradient_clip_val,
         gradient_clip_algorithm=training.gradient_clip_algorithm,
         accum_steps=training.accum_steps,
-        num_workers=training.num_workers,
+        num_workers=workers,
         # workers that start anew every epoch take longer than what they do
-        persistent_workers=training.num_workers > 0,
+        persistent_workers=workers > 0,
     )
 
 
+def _workers(asked: int) -> int:
+    """As many loading processes as there are CPU cores to run them, at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if asked > cores:
+        logger.info("num_workers=%d (num_dataloader_workers): %d are used, one per CPU core.", asked, cores)
+    return min(asked, cores)
+
+
 def device_here(asked: str) -> str:
-    """The device that was asked for, or the CPU with one warning where it is not there."""
-    wanted = "cuda" if asked in ("cuda", "gpu", "auto") else asked
-    if wanted == "cuda" and not torch.cuda.is_available():
-        if asked != "auto":
-            logger.warning("device=%r: there is no CUDA device here; the CPU is used.", asked)
-        return "cpu"
-    return wanted
+    """The device that was asked for, or the CPU with one warning where it is not there.
+
+    Raises:
+        InputError: no kind of device. Which of several GPUs is used is a matter of CUDA_VISIBLE_DEVICES.
+    """
+    wanted = {"gpu": "cuda", "cuda:0": "cuda", "auto": "cuda"}.get(asked, asked)
+    available: dict[str, Callable[[], bool]] = {
+        "cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available,
+    }  # fmt: skip
+    if wanted not in available:
+        raise InputError(
+            f"device: found {asked!r}, expected 'cuda', 'cpu', 'mps' or 'auto'. Which of several GPUs is used is said "
+            "by CUDA_VISIBLE_DEVICES (in ptychodus: visible_gpu_indices)."
+        )
+    if available[wanted]():
+        return wanted
+    if asked != "auto":
+        logger.warning("device=%r: there is no such device here; the CPU is used.", asked)
+    return "cpu"

@@ -88,7 +88,8 @@ class BlockDataset(Dataset[Batch]):
         if placed.raw.bad_pixels is not None:
             fields["good_pixels"] = torch.from_numpy(placed.raw.good_pixels)
         if scan.labels is not None:
-            labels = _cut(scan.labels, global_starts, counts.shape[-1])
+            apart = scan.labels.ndim == 3
+            labels = scan.labels[indices] if apart else _cut(scan.labels, global_starts, counts.shape[-1])
             fields |= {"label_amp": labels.abs(), "label_phase": labels.angle()}
         return Batch(fields, scan.probe, scaling)
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ptycho.carried import GroupedScan, carried
 from ptycho.errors import InputError
+from ptycho.loader import PtychoDataContainer
 from ptycho.raw_data import RawData
 
 logger = logging.getLogger(__name__)
@@ -29,7 +32,24 @@ def known_scan(source: Any) -> RawData | None:
     if isinstance(source, RawData):
         return source
     found = (entry(source, name) for name in ("scan", "raw"))
-    return next((raw for raw in found if isinstance(raw, RawData)), None)
+    known = next((raw for raw in found if isinstance(raw, RawData)), None)
+    if known is None and isinstance(source, PtychoDataContainer):
+        grouped = carried(source.X, GroupedScan)
+        known = None if grouped is None else grouped.scan
+    return known
+
+
+def number_of_frames(source: Any) -> int | None:
+    """Frames of the scan that ``source`` is or describes; None where positions are known within groups only."""
+    raw = known_scan(source)
+    if raw is not None:
+        return raw.n_frames
+    frames, indices = entry(source, "X"), entry(source, "nn_indices")
+    if entry(source, "global_offsets") is None or not isinstance(frames, (np.ndarray, Tensor)):
+        return None
+    if isinstance(indices, (np.ndarray, Tensor)):
+        return len(np.unique(np.asarray(indices)))
+    return int(np.prod(frames.shape)) // int(frames.shape[1] * frames.shape[2])
 
 
 def scan_of(source: Any, *, object_big: bool = True, nphotons: float = 1e9) -> tuple[RawData, NDArray[np.int64] | None]:
@@ -76,7 +96,9 @@ def scan_of(source: Any, *, object_big: bool = True, nphotons: float = 1e9) -> t
         Y=_true_patches(source, n, side, C), measurement_domain="normalized_amplitude",
         nphotons=_photons(source, flat, nphotons), source="container",
     )  # fmt: skip
-    return _whole(raw, source, n, C) if absolute else (raw, np.arange(n * C).reshape(n, C))
+    if absolute:
+        return _whole(raw, source, n, C), None
+    return raw, np.arange(n * C).reshape((n, C) if object_big else (n * C, 1))
 
 
 def _positions(source: Any, n: int, C: int, object_big: bool) -> tuple[NDArray[np.float64], bool]:
@@ -97,13 +119,15 @@ def _positions(source: Any, n: int, C: int, object_big: bool) -> tuple[NDArray[n
     return absolute[:, 0].transpose(0, 2, 1).reshape(n * C, 2), centres is not None
 
 
-def _whole(raw: RawData, source: Any, n: int, C: int) -> tuple[RawData, None]:
-    """The scan with every frame once, where the groups say which frame is which."""
+def _whole(raw: RawData, source: Any, n: int, C: int) -> RawData:
+    """The scan with every frame once: by its number, or where no numbers are given by its position."""
     indices = entry(source, "nn_indices")
-    if indices is None or np.shape(indices) != (n, C):
-        return raw, None
-    first = np.unique(np.asarray(indices).reshape(-1), return_index=True)[1]
-    return (raw if len(first) == raw.n_frames else raw.subset(first)), None
+    if indices is not None and np.shape(indices) == (n, C):
+        first = np.unique(np.asarray(indices).reshape(-1), return_index=True)[1]
+    else:
+        places = np.round(np.stack((raw.xcoords, raw.ycoords), axis=1), 6)
+        first = np.sort(np.unique(places, axis=0, return_index=True)[1])
+    return raw if len(first) == raw.n_frames else raw.subset(first)
 
 
 def _probe(source: Any, side: int) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import fft, ndimage
 from torch import Tensor
 
 from ptycho.errors import InputError
@@ -19,18 +20,24 @@ _CHUNK = 256
 _MARGIN = 32
 
 
-def labels_for(placed: PlacedScan) -> Tensor:
+def labels_for(placed: PlacedScan, apart: bool = False) -> Tensor:
     """The object that the scan says it has seen, (H, W) complex64 on its canvas.
 
     From the true patches ``Y`` if there are any, else cut from ``objectGuess`` (positions are in its pixel
     coordinates); 1 where neither says anything.
+
+    Args:
+        placed: the scan.
+        apart: positions are known within groups only, so that there is no common canvas: the labels are then the
+            patches (F, N, N) of each frame, on whole pixels.
 
     Raises:
         InputError: there is no such object, or it is empty: the same everywhere (DATA-SUP-001).
     """
     raw = placed.raw
     if raw.Y is not None:
-        labels = _from_patches(placed, np.asarray(raw.Y).reshape(raw.n_frames, *np.shape(raw.Y)[1:3]))
+        patches = np.asarray(raw.Y).reshape(raw.n_frames, *np.shape(raw.Y)[1:3])
+        labels = _moved(placed, patches, torch.arange(raw.n_frames)) if apart else _from_patches(placed, patches)
     elif raw.objectGuess is not None:
         labels = _from_object(placed, raw.objectGuess)
     else:
@@ -44,7 +51,7 @@ def _no_labels(raw: RawData, found: str) -> InputError:
     return InputError(
         f"{raw.source}: DATA-SUP-001: training with labels needs the object; found {found}, expected an object with "
         "structure in objectGuess, or true patches in Y. Reconstruct the object first and store it there, or train "
-        "without labels (model_type 'pinn')."
+        "without labels: model_type 'pinn' (in ptychodus: PINN or Unsupervised), real-space weights 0."
     )
 
 
@@ -53,15 +60,20 @@ def _from_object(placed: PlacedScan, image: NDArray[np.complex64]) -> Tensor:
     height, width = placed.canvas.shape
     x, y = placed.canvas.origin_xy
     top, left = round(y), round(x)
-    side = max(height, width) + 2 * _MARGIN
     # vacuum beyond the object; a Fourier shift wraps round, so the rim is cut off afterwards
-    padded = np.zeros((side, side), dtype=np.complex64)
-    rows = np.arange(side) + top - _MARGIN
-    columns = np.arange(side) + left - _MARGIN
-    inside = np.ix_((rows >= 0) & (rows < image.shape[0]), (columns >= 0) & (columns < image.shape[1]))
-    padded[inside] = image[rows[inside[0].ravel()][:, None], columns[inside[1].ravel()][None, :]] - 1
-    moved = fourier_shift(torch.from_numpy(padded), torch.tensor([top - y, left - x], dtype=torch.float32))
-    return 1 + moved[_MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
+    rows = np.arange(height + 2 * _MARGIN) + top - _MARGIN
+    columns = np.arange(width + 2 * _MARGIN) + left - _MARGIN
+    padded = np.zeros((len(rows), len(columns)), dtype=np.complex64)
+    inside = (rows >= 0) & (rows < image.shape[0]), (columns >= 0) & (columns < image.shape[1])
+    padded[np.ix_(*inside)] = image[np.ix_(rows[inside[0]], columns[inside[1]])] - 1
+    moved = 1 + fft.ifft2(ndimage.fourier_shift(fft.fft2(padded), (top - y, left - x)))
+    return torch.from_numpy(moved[_MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width].astype(np.complex64))
+
+
+def _moved(placed: PlacedScan, patches: NDArray[np.complex64], at: Tensor) -> Tensor:
+    """Patches, cut at exact positions, on the whole pixels of their placement."""
+    exact = torch.from_numpy(patches[at.numpy()].astype(np.complex64))
+    return 1 + fourier_shift(exact - 1, placed.fractions[at])
 
 
 def _from_patches(placed: PlacedScan, patches: NDArray[np.complex64]) -> Tensor:
@@ -70,7 +82,7 @@ def _from_patches(placed: PlacedScan, patches: NDArray[np.complex64]) -> Tensor:
     total = torch.zeros(shape, dtype=torch.complex64)
     count = torch.zeros(shape)
     for at in torch.arange(len(patches)).split(_CHUNK):
-        moved = fourier_shift(torch.from_numpy(patches[at.numpy()].astype(np.complex64)), placed.fractions[at])
+        moved = _moved(placed, patches, at)
         total += place(moved, placed.starts[at], shape)
         count += place(torch.ones_like(moved.real), placed.starts[at], shape)
     return torch.where(count > 0, total / count.clamp(min=1), torch.ones((), dtype=total.dtype))

@@ -83,6 +83,11 @@ class BlockDataModule(LightningDataModule):
         if scan.groups is not None:
             groups = scan.groups if self._n_groups is None else scan.groups[: self._n_groups]
             return GroupBlocks(groups, None if config.sequential_sampling else config.seed), config.batch_size
+        if len(members) == 0:
+            raise InputError(
+                f"val_fraction={config.val_fraction!r} withholds all of {scan.placed.raw.n_frames} frames: found "
+                "nothing to train on. Withhold less."
+            )
         block = self._block_size(len(members))
         max_blocks = None if self._n_groups is None else max(1, -(-self._n_groups * C // block))
         centres = within_bounds(scan.placed.xy, self._data.x_bounds, self._data.y_bounds)
@@ -116,7 +121,9 @@ class BlockDataModule(LightningDataModule):
         return [scan for scan, _ in found], [blocks for _, blocks in found]
 
     def _withheld_blocks(self, scan: LitScan, withheld: NDArray[np.int64], training_blocks: int) -> ValidationBlocks:
-        size, most = self._block_size(scan.placed.raw.n_frames), max(1, training_blocks // 2)
+        # a withheld frame needs neighbours that make the object, also where training takes frames one by one
+        merged = self._model.merge_block if self._model.merge_block > 1 else ModelConfig.merge_block
+        size, most = min(merged, scan.placed.raw.n_frames), max(1, training_blocks // 2)
         return ValidationBlocks(scan.placed.xy, withheld, size, most, self._training.seed)
 
     def _loader(

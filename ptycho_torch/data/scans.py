@@ -57,7 +57,7 @@ class LitScan:
         placed: the frames and their places.
         probe: (M, N, N) complex64, scaled to counts.
         guess: (M, N, N) complex64, scaled to counts, what the probe was refined from.
-        labels: (H, W) complex64 on the scan's canvas, the known object, or None.
+        labels: (H, W) complex64 on the scan's canvas, the known object, or (F, N, N) patches of it; or None.
         groups: (n, C) int64 frames of fixed groups, where positions are known within a group only; else None.
     """
 

@@ -108,7 +108,9 @@ class Architecture:
 def build_module(cls: Callable[..., Any], pt_configs: Mapping[str, Any]) -> Any:
     """A module of class ``cls`` with fresh weights; see :meth:`Architecture.build_model`."""
     names = ("model_config", "data_config", "training_config", "inference_config")
-    with torch.random.fork_rng(devices=[]):
+    # a device that is in use has a random state of its own to be kept
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(pt_configs["training_config"].seed)
         return cls(**{name: pt_configs[name] for name in names})
 

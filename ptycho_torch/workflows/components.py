@@ -20,6 +20,7 @@ from ptycho import params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
 from ptycho_torch import calibration, config_params
+from ptycho_torch.config_bridge import create_training_configs
 from ptycho_torch.config_factory import TrainingPayload
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.blocks import Batch
@@ -72,7 +73,9 @@ def run_cdi_example_torch(
         results.update(more)
     models = results.get("models")
     if models and Path(config.output_dir) != Path():
-        save_torch_bundle(models, str(Path(config.output_dir) / "wts.h5"), config, results.get("intensity_scale"))
+        payload = results.get("payload")
+        run_config = config if overrides is None or payload is None else payload.tf_training_config
+        save_torch_bundle(models, str(Path(config.output_dir) / "wts.h5"), run_config, results.get("intensity_scale"))
     results["backend"] = "pytorch"
     return amplitude, phase, results
 
@@ -170,6 +173,11 @@ def _torch_configs(
 ) -> tuple[config_params.DataConfig, config_params.ModelConfig, config_params.TrainingConfig]:
     if payload is not None:
         return payload.pt_data_config, payload.pt_model_config, payload.pt_training_config
+    if isinstance(config, TrainingConfig):
+        return create_training_configs(
+            config, PyTorchExecutionConfig(accelerator="cpu"), N=config.model.N, probe_modes=1,
+            measurement_domain=config.measurement_domain,
+        )[:3]  # fmt: skip
     side = config.model.gridsize
     data = config_params.DataConfig(
         N=config.model.N, C=side**2, grid_size=(side, side), x_bounds=(0.0, 1.0), y_bounds=(0.0, 1.0)
@@ -192,7 +200,8 @@ def _lit(
     )
     placed = PlacedScan.of(raw)
     probe = torch.from_numpy(calibration.scaled_guess(raw, calibration.mask_of(model, raw.N)))
-    return LitScan(placed, probe, probe, labels_for(placed) if needs_labels(model, training) else None, groups)
+    labels = labels_for(placed, groups is not None) if needs_labels(model, training) else None
+    return LitScan(placed, probe, probe, labels, groups)
 
 
 def _build_inference_dataloader(
@@ -239,6 +248,7 @@ def run_inference_with_lightning(
         (groups, C, N, N) complex64.
     """
     execution = PyTorchExecutionConfig() if execution_config is None else execution_config
+    container = _ensure_container(container, config)
     if stitching.streams(model, container):
         return stitching.streamed(model, container, execution)[1]
     loader = _build_inference_dataloader(container, config, execution)

@@ -28,7 +28,7 @@ from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.lightning_utils import device_of
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.reassembly import StreamedFrames
+from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
 from ptycho_torch.workflows.scans import subsample
 from ptycho_torch.workflows.training import TrainingRun, run_training
 
@@ -73,6 +73,8 @@ def train_scans(
     if len(sides) > 1:
         named = ", ".join(f"{raw.source}: {raw.N} x {raw.N}" for raw in raws)
         raise InputError(f"found frames of different sides ({named}), expected one. Crop them, or leave some out.")
+    # Path() stands for no folder in a configuration; here one is named
+    output_dir = Path(output_dir).resolve()
     # the frames are here already: the file they came from need not be looked at again
     model = dataclasses.replace(config.model, N=raws[0].N)
     config = dataclasses.replace(config, model=model, train_data_file=None)
@@ -116,6 +118,7 @@ def infer_scan(
     started = time.perf_counter()
     execution = PyTorchExecutionConfig() if execution is None else execution
     notes = settings.check_settings(*(() if config is None else (config,)), execution)
+    notes += settings.announced(settings.training_only(execution))
     if config is not None:
         update_legacy_dict(params.cfg, config)
     module, trained_with = load_model(model_path)
@@ -135,7 +138,7 @@ def infer_with(
 
     The scan's own probe is used, unless it is the guess that the module's probe was refined from, or there is none;
     then the module's. The notes of the outcome say which. Frames whose domain cannot be told are taken as those that
-    the module was trained on.
+    the module was trained on, and frames without a mask (None; an empty mask is one) get the module's.
 
     Args:
         module: trained.
@@ -150,14 +153,19 @@ def infer_with(
     if raw.N != expected:
         raise InputError(
             f"{raw.source}: frames are {raw.N} x {raw.N} pixels, the model was trained on {expected} x {expected}. "
-            f"Crop the scan to {expected} (--crop {expected}) or train a model for {raw.N}."
+            f"Crop the scan to {expected} (--crop {expected}), load a model for {raw.N}, or train one."
         )
     raw = _with_known_domain(raw, module.data_config.measurement_domain)
+    good = module.good_pixels.cpu().numpy()
+    takes_mask = raw.bad_pixels is None and not good.all()
+    if takes_mask:
+        raw = raw.masked(~good)
     probe, is_trained = calibration.probe_for(
         raw, module.probe.cpu().numpy(), module.probe_guess.cpu().numpy(), float(module.mean_counts),
-        calibration.mask_of(module.model_config, raw.N),
+        module.mask(), good,
     )  # fmt: skip
-    batch_size = execution.inference_batch_size or module.inference_config.batch_size
+    fitting = frames_that_fit(raw.N, len(probe))
+    batch_size = execution.inference_batch_size or min(module.inference_config.batch_size, fitting)
     outcome = reconstruct(module.to(device_of(execution)), PlacedScan.of(raw, canvas), probe, batch_size)
     why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
     outcome.notes = [
@@ -166,6 +174,8 @@ def infer_with(
         if is_trained
         else "The scan's own probe is used; it differs from the training guess.",
     ]
+    if takes_mask:
+        outcome.notes.append("The scan has no mask of bad pixels: the one of the trained model is used.")
     return outcome
 
 
@@ -204,8 +214,8 @@ def reconstruct(
         start = time.perf_counter()
         canvas = make(frames)
         taken = time.perf_counter() - start
-        deviance, expected = frames.deviance(canvas)
-        stages[name] = Stage(_vacuum_outside(canvas[0], coverage), deviance, expected, taken)
+        misfit = frames.deviance(canvas)
+        stages[name] = Stage(_vacuum_outside(canvas[0], coverage), misfit.deviance, misfit.expected, taken)
     return Outcome(
         stages=stages,
         coverage=coverage,
@@ -214,6 +224,8 @@ def reconstruct(
         xcoords=scan.raw.xcoords,
         ycoords=scan.raw.ycoords,
         timings_s={"reconstruction": stages["network"].time_s},
+        frame_deviance=misfit.by_frame,
+        detector_residual=misfit.on_detector,
     )
 
 

@@ -17,7 +17,7 @@ from ptycho.errors import InputError
 from ptycho.raw_data import RawData
 from ptycho_torch import calibration, config_factory, lightning_utils
 from ptycho_torch.config_factory import TrainingPayload
-from ptycho_torch.data.containers import known_scan, scan_of
+from ptycho_torch.data.containers import number_of_frames, scan_of
 from ptycho_torch.data.labels import labels_for
 from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.objective import needs_labels
@@ -63,9 +63,9 @@ def validation_scans(payload: TrainingPayload, source: Any, trained: Sequence[Li
 def withholds(source: Any, config: TrainingConfig) -> bool:
     """Whether frames of the scans will be withheld to validate with; asked before the frames are looked at."""
     for part in as_sources(source):
-        raw = known_scan(part)
-        if raw is not None:
-            n_frames = raw.n_frames if config.n_subsample is None else min(raw.n_frames, config.n_subsample)
+        total = number_of_frames(part)
+        if total is not None:
+            n_frames = total if config.n_subsample is None else min(total, config.n_subsample)
             if round(config.val_fraction * n_frames) > 0:
                 return True
     return False
@@ -83,11 +83,11 @@ def _lit(payload: TrainingPayload, source: Any, notes: list[str], before: Sequen
     raw, groups = scan_of(source, object_big=model.object_big, nphotons=config.nphotons)
     config_factory.check_frame_size(payload.pt_data_config.N, raw.N, raw.source)
     if groups is None:
-        raw = _chosen_frames(raw, config)
+        raw = _chosen_frames(_as_stated(raw, config), config)
         _check_domain(raw, config)
     _note(notes, f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}")
     placed = PlacedScan.of(raw)
-    labels = labels_for(placed) if needs_labels(model, payload.pt_training_config) else None
+    labels = labels_for(placed, groups is not None) if needs_labels(model, payload.pt_training_config) else None
     mask = calibration.mask_of(model, raw.N)
     guess = calibration.scaled_guess(raw, mask)
     probe = guess
@@ -106,7 +106,7 @@ def _placed(payload: TrainingPayload, source: Any, trained: Sequence[LitScan]) -
     raw, groups = scan_of(source, object_big=model.object_big, nphotons=config.nphotons)
     config_factory.check_frame_size(payload.pt_data_config.N, raw.N, raw.source)
     placed = PlacedScan.of(raw)
-    labels = labels_for(placed) if needs_labels(model, payload.pt_training_config) else None
+    labels = labels_for(placed, groups is not None) if needs_labels(model, payload.pt_training_config) else None
     mask = calibration.mask_of(model, raw.N)
     known = _same_guess(raw, trained, mask)
     probe = torch.from_numpy((calibration.scaled_guess(raw, mask) if known is None else known).copy())
@@ -119,8 +119,9 @@ def _same_guess(
     """The refined probe of the first scan that had the same guess, scaled to the counts of ``raw``; else None."""
     for scan in scans:
         probe, is_known = calibration.probe_for(
-            raw, scan.probe.numpy(), scan.guess.numpy(), scan.placed.raw.mean_counts_per_frame(), mask
-        )
+            raw, scan.probe.numpy(), scan.guess.numpy(), scan.placed.raw.mean_counts_per_frame(), mask,
+            scan.placed.raw.good_pixels,
+        )  # fmt: skip
         if is_known:
             return probe
     return None
@@ -145,6 +146,20 @@ def _chosen_frames(raw: RawData, config: TrainingConfig) -> RawData:
             f"{raw.source}: found {raw.n_frames} frame(s), expected at least {MIN_FRAMES} overlapping ones. "
             "A network cannot be trained on so few; take more frames, or reconstruct with a trained model."
         )
+    return raw
+
+
+def _as_stated(raw: RawData, config: TrainingConfig) -> RawData:
+    """The scan, its domain and dose from the configuration where the scan itself does not say them."""
+    stated = canonical_domain(config.measurement_domain)
+    if stated == "auto":
+        return raw
+    try:
+        _ = raw.measurement_domain
+    except InputError:
+        raw = raw.taken_as(stated)
+        if raw.nphotons is None:
+            raw.nphotons = config.nphotons
     return raw
 
 

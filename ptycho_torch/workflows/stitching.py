@@ -14,6 +14,7 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
 from ptycho.geometry import canvas_for, placements
 from ptycho.probe import normalise_probe
+from ptycho_torch.calibration import same_guess
 from ptycho_torch.data.containers import entry, known_scan
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.model import PtychoPINN_Lightning
@@ -38,10 +39,29 @@ def streamed(model: PtychoPINN_Lightning, container: Any, execution: PyTorchExec
     if raw is None:
         raise InputError("the container has no scan, only groups of frames.")
     image = infer_with(model, raw, execution).result.object
-    groups = torch.as_tensor(np.asarray(container.nn_indices)).long()
+    groups = torch.as_tensor(np.asarray(group_indices(container))).long()
     starts = PlacedScan.of(raw).starts[groups.reshape(-1)]
     patches = extract(torch.from_numpy(image), starts, raw.N).numpy()
     return image, patches.reshape(*groups.shape, raw.N, raw.N)
+
+
+def group_indices(container: Any) -> NDArray[np.integer[Any]]:
+    """(groups, C) frames of a container's groups; of one that is made lazily, without making the rest of it."""
+    lazy = getattr(container, "group_indices", None)
+    found: NDArray[np.integer[Any]] = lazy() if callable(lazy) else np.asarray(entry(container, "nn_indices"))
+    return found
+
+
+def _light_for(model: Any, probe: Any, device: str) -> Tensor | None:
+    """The probe to predict with: a refined one in place of the guess that it was refined from."""
+    if probe is None:
+        return None
+    guess = normalise_probe(np.asarray(probe))
+    if isinstance(model, PtychoPINN_Lightning):
+        guess = guess * model.probe_mask_map.cpu().numpy()
+        if same_guess(guess, model.probe_guess.cpu().numpy()):
+            return model.probe.to(device)
+    return torch.from_numpy(guess).to(device)
 
 
 @torch.no_grad()
@@ -65,7 +85,7 @@ def predicted(model: Any, batches: Iterable[Any], frames: Any, probe: Any, devic
         )
     model.to(device)
     model.eval()
-    light = None if probe is None else torch.from_numpy(normalise_probe(np.asarray(probe))).to(device)
+    light = _light_for(model, probe, device)
     X = np.asarray(frames)
     energy = float(np.square(X, dtype=np.float64).sum(axis=(1, 2)).mean())
     factor = X.shape[1] / 2 / max(energy, 1e-30) ** 0.5
@@ -102,7 +122,8 @@ def merged(container: Any, patches: Complex) -> Complex:
     n = patches.shape[-1]
     canvas = canvas_for(x, y, n)
     starts, fractions = placements(x, y, n, canvas)
-    moved = fourier_shift(torch.from_numpy(patches.reshape(-1, n, n)), torch.from_numpy(fractions.astype(np.float32)))
+    stack = torch.from_numpy(patches.reshape(-1, n, n))
+    moved = 1 + fourier_shift(stack - 1, torch.from_numpy(fractions.astype(np.float32)))
     probe = entry(container, "probe")
     weight = np.ones((n, n)) if probe is None else (np.abs(normalise_probe(np.asarray(probe))) ** 2).sum(axis=0)
     weights = torch.from_numpy(weight.astype(np.float32)).expand(moved.shape)

@@ -17,12 +17,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ptycho import params
 from ptycho.errors import InputError
-from ptycho_torch import lightning_utils, settings
+from ptycho_torch import calibration, lightning_utils, settings
 from ptycho_torch.archive import load_model
 from ptycho_torch.config_factory import TrainingPayload
 from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.scans import LitScan
 from ptycho_torch.generators import registry
+from ptycho_torch.optimisers import warm_up
 from ptycho_torch.workflows.recon_log import ReconstructionLog
 from ptycho_torch.workflows.scans import lit_scans, validation_scans, withholds
 
@@ -64,7 +65,7 @@ def run_training(payload: TrainingPayload, source: Any, validation: Any = None) 
         InputError: settings that do not act, frames that cannot be trained on, a device that is not there.
         RuntimeError: accumulation with a module that steps its optimiser itself.
     """
-    with _folder(Path(payload.tf_training_config.output_dir)) as folder:
+    with _folder(Path(payload.tf_training_config.output_dir)) as folder, lightning_utils.determinism_restored():
         job = TrainingJob(payload, folder, validation is not None or withholds(source, payload.tf_training_config))
         return job.run(source, validation)
 
@@ -117,10 +118,14 @@ class TrainingJob:
         )  # fmt: skip
         arguments["callbacks"] += [
             self.history,
-            lightning_utils.PlateauStop(names["train"], config.stop_improvement, config.stop_window),
+            lightning_utils.PlateauStop(names["train"], config.stop_improvement, config.stop_window, warm_up(config)),
         ]
-        if config.max_time_s is not None:
-            arguments["callbacks"].append(lightning_utils.TimeLimit(self._started + config.max_time_s))
+        ends_at = None if config.max_time_s is None else self._started + config.max_time_s
+        if ends_at is not None:
+            arguments["callbacks"].append(lightning_utils.TimeLimit(ends_at))
+        if not execution.enable_progress_bar:  # else Lightning draws a bar of its own
+            losses = {"loss": names["train"], "validation": names["val"]}
+            arguments["callbacks"].append(lightning_utils.ProgressReport(losses, ends_at))
         if self._recon_log is not None:
             arguments["callbacks"].append(self._recon_log)
         return arguments
@@ -129,6 +134,11 @@ class TrainingJob:
         """Train; arguments and errors as of :func:`run_training`."""
         payload = self.payload
         scans, calibration_s = lit_scans(payload, source, self.notes)
+        if len(scans) > 1 and payload.execution_config.devices != 1:
+            raise InputError(
+                f"devices={payload.execution_config.devices!r}: several scans are trained on one device; found "
+                f"{len(scans)}. Say devices=1, or train on one scan."
+            )
         _remember(self.module, scans[0])
         if self._recon_log is not None:
             self._recon_log.scan = scans[0].placed
@@ -138,7 +148,7 @@ class TrainingJob:
             [] if validation is None else validation_scans(payload, validation, scans),
         )  # fmt: skip
         start = time.monotonic()
-        lightning_utils.clear_checkpoints(self.output_dir)
+        lightning_utils.clear_run(self.output_dir)
         self._fit(data)
         self._take_best()
         if getattr(self.module, "collapsed", False):
@@ -170,8 +180,11 @@ def _prepared(payload: TrainingPayload, module: Any) -> Any:
     """The module, or a fresh one; its networks compiled where that is asked for."""
     if module is None:
         module = registry.resolve_generator(payload.tf_training_config).build_model(payload.named_configs())
+    elif hasattr(module, "configure_for"):
+        module.configure_for(payload.pt_training_config, payload.pt_inference_config)
     if payload.execution_config.compile:
-        for network in module.generator.networks():
+        networks = module.generator.networks() if hasattr(module, "generator") else []
+        for network in networks:
             network.compile(dynamic=True)
     return module
 
@@ -198,7 +211,7 @@ def _remember(module: Any, scan: LitScan) -> None:
     if hasattr(module, "set_illumination"):
         module.set_illumination(
             scan.probe.numpy(), scan.guess.numpy(), raw.good_pixels, raw.mean_counts_per_frame(),
-            raw.measurement_domain,
+            raw.measurement_domain, calibration.mask_of(module.model_config, raw.N),
         )  # fmt: skip
 
 

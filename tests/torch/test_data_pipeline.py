@@ -209,7 +209,7 @@ class TestContainerOfGroups:
         raw.objectGuess = image
         return raw.generate_grouped_data(N, **GROUPING)
 
-    def test_attributes(self, grouped, arrays, image):
+    def test_attributes(self, raw, grouped, arrays, image):
         container = PtychoDataContainerTorch(grouped, arrays["probeGuess"])
         expected = {
             "X": ((10, N, N, 4), torch.float32),
@@ -228,7 +228,7 @@ class TestContainerOfGroups:
         }
         found = {name: (tuple(getattr(container, name).shape), getattr(container, name).dtype) for name in expected}
         assert found == expected
-        assert len(container) == 10 and container.scan is None and container.has_labels
+        assert len(container) == 10 and container.scan is raw and container.has_labels
         assert container.norm_Y_I == 1.0
 
     def test_values_are_those_given(self, grouped, arrays):

@@ -76,9 +76,60 @@ def test_the_streamed_deviance_is_that_of_the_rates(scan, probe):
     canvas = streamed.project(streamed.vacuum(), 3)
     rates = centred_order(block.rates(canvas))[0].numpy()
     counts = scan.raw.diff3d.astype(np.float64)
-    found, expected = streamed.deviance(canvas)
-    assert found == pytest.approx(poisson_deviance(rates, counts), rel=1e-3)
-    assert expected == pytest.approx(expected_deviance(rates), rel=1e-3)
+    misfit = streamed.deviance(canvas)
+    assert misfit.deviance == pytest.approx(poisson_deviance(rates, counts), rel=1e-3)
+    assert misfit.expected == pytest.approx(expected_deviance(rates), rel=1e-3)
+
+
+def numpy_rates(scan, probe, canvas):
+    """(F, N, N) expected counts, written down with NumPy alone: shift the probe, multiply, transform, add the modes."""
+    n = probe.shape[-1]
+    frequency = np.fft.fftfreq(n)
+    rates = []
+    for (top, left), (dy, dx) in zip(scan.starts.numpy(), scan.fractions.numpy(), strict=True):
+        turn = np.exp(-2j * np.pi * (frequency[:, None] * dy + frequency[None, :] * dx))
+        moved = np.fft.ifft2(np.fft.fft2(probe) * turn)
+        wave = moved * canvas[top : top + n, left : left + n]
+        far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(wave, axes=(-2, -1)), norm="ortho"), axes=(-2, -1))
+        rates.append((np.abs(far) ** 2).sum(axis=0))
+    return np.array(rates)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+@pytest.mark.parametrize("masked", [False, True])
+def test_residuals_are_those_of_numpy(batch_size, masked):
+    raw = small_scan(40)
+    good = np.ones((raw.N, raw.N), bool)
+    if masked:
+        good[5:9, 20:30] = False
+        good[16, 16] = False
+        raw = raw.masked(~good)
+    placed, guess = PlacedScan.of(raw), scaled_guess(raw)
+    streamed = stream(placed, torch.from_numpy(guess), batch_size)
+    canvas = streamed.project(streamed.vacuum(), 3)
+    rates = numpy_rates(placed, guess.astype(np.complex128), canvas[0].numpy().astype(np.complex128))
+    counts = raw.diff3d.astype(np.float64)
+    misfit = streamed.deviance(canvas)
+
+    by_frame = [poisson_deviance(rates[i], counts[i], good) for i in range(40)]
+    assert misfit.by_frame.shape == (40,) and misfit.by_frame.dtype == np.float32
+    np.testing.assert_allclose(misfit.by_frame, by_frame, rtol=2e-3)
+    assert misfit.by_frame.mean() == pytest.approx(misfit.deviance, rel=1e-5)
+    assert np.ptp(by_frame) > 0.05, "frames differ, so that their order is tested"
+
+    on_detector = ((counts - rates) / np.sqrt(rates + 1)).mean(axis=0)
+    assert misfit.on_detector.shape == (raw.N, raw.N) and misfit.on_detector.dtype == np.float32
+    np.testing.assert_array_equal(np.isnan(misfit.on_detector), ~good)
+    np.testing.assert_allclose(misfit.on_detector[good], on_detector[good], atol=2e-3)
+    assert np.abs(on_detector[good]).max() > 0.05
+
+
+def test_one_pass_over_the_frames_makes_all_residuals(scan, probe, monkeypatch):
+    streamed = stream(scan, probe, 16)
+    read, counts = [], type(scan).counts
+    monkeypatch.setattr(type(scan), "counts", lambda self, at: read.extend(at.tolist()) or counts(self, at))
+    streamed.deviance(streamed.vacuum())
+    assert sorted(read) == list(range(40))
 
 
 def smooth_object(shape):
@@ -186,4 +237,6 @@ def test_masked_pixels_may_hold_anything():
     streamed = stream(placed, torch.from_numpy(scaled_guess(masked)), 8)
     canvas = streamed.project(streamed.vacuum(), 3)
     assert torch.isfinite(canvas.abs()).all()
-    assert np.isfinite(streamed.deviance(canvas)).all()
+    misfit = streamed.deviance(canvas)
+    assert np.isfinite([misfit.deviance, misfit.expected]).all() and np.isfinite(misfit.by_frame).all()
+    assert np.argwhere(np.isnan(misfit.on_detector)).tolist() == [[3, 4]]

@@ -1,0 +1,65 @@
+"""Pictures of the stages of a reconstruction beside a reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ptycho.plotting import style
+from ptycho.plotting.style import Mask, Real
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ptycho.metrics.comparison import ComparedImages
+
+__all__ = ["comparison_figure"]
+
+
+def comparison_figure(
+    images: dict[str, ComparedImages],
+    pixel_size_m: float | None = None,
+    *,
+    titles: dict[str, str] | None = None,
+    reference_title: str = "reference",
+) -> Figure:
+    """The phases of all stages beside the reference, on one colour scale, and the ring correlations.
+
+    images: by name of the stage, registered to one reference. titles: of the stages, default their names.
+    """
+    first = next(iter(images.values()))
+    panels: list[tuple[str, Real, Mask]] = [(reference_title, first.reference_phase, first.region)]
+    panels += [((titles or {}).get(name, name), pair.phase, pair.region) for name, pair in images.items()]
+    look = style.phase_style(first.reference_phase, first.region)
+    height, width = first.reference_phase.shape
+    number = len(panels) + 1
+    columns = 2 if number == 4 else min(3, number)
+    rows = -(-number // columns)
+    each = 3.6
+    figure = style.new_figure(each * columns + 1.0, rows * (each * min(1.6, max(0.5, height / width)) + 0.3))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place, (title, values, seen) in zip(axes, panels, strict=False):
+        # wide phases come unwrapped; a cyclic map shows them within one turn
+        shown = np.angle(np.exp(1j * values)) if look[0] == style.CYCLIC_MAP else values
+        image = style.show(place, shown, seen, *look)
+        place.set_title(title, size=10)
+    style.scale_bar(axes[0], width, pixel_size_m)
+    last = axes[min(columns, len(panels)) - 1]  # of the first row
+    style.colour_bar(figure, image, None, "phase (rad)", look[0], cax=last.inset_axes((1.03, 0.05, 0.05, 0.9)))
+    _ring_curves(axes[len(panels)], images)
+    for place in axes[number:]:
+        place.axis("off")
+    return figure
+
+
+def _ring_curves(axes: Axes, images: dict[str, ComparedImages]) -> None:
+    for number, (name, pair) in enumerate(images.items()):
+        curve, (colour, dashes) = pair.frc, style.LINES[number % len(style.LINES)]
+        axes.plot(curve.frequency, curve.correlation, dashes, color=colour, label=name, linewidth=1.5)
+    axes.plot(curve.frequency, curve.threshold, color="#777777", linewidth=0.8, label="half-bit threshold")
+    axes.set(xlim=(0, 0.5), ylim=(-0.05, 1.05), xlabel="spatial frequency (cycles / px)")
+    axes.set_title("Fourier ring correlation", size=10)
+    axes.legend(fontsize=8, loc="lower left")
+    axes.grid(linewidth=0.3)

@@ -1,0 +1,122 @@
+"""The table of figures: one column per stage, and what each figure means in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptycho.report.content import Content, length_text, stage_title
+
+__all__ = ["FigureRow", "figure_rows", "lead_sentences"]
+
+_DASH = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A line of the table. values: one per stage. main: it is what readers look for first."""
+
+    label: str
+    values: tuple[str, ...]
+    meaning: str
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class _Figure:
+    key: str
+    label: str
+    form: str
+    meaning: str
+    main: bool = False
+
+
+_FIGURES = (
+    _Figure("phase_correlation", "Phase correlation", "{:.4f}",
+            "Correlation of the phase with the reference's, after registration and without constant and plane; 1 is "
+            "perfect, 0 unrelated.", True),
+    _Figure("ssim", "SSIM of the phase", "{:.3f}",
+            "Structural similarity: how alike the two phases are in local contrast and structure; 1 is identical."),
+    _Figure("psnr", "PSNR of the phase (dB)", "{:.1f}",
+            "Range of the reference's phase over the rms difference; each 6 dB halve the error."),
+    _Figure("frc_resolution_px", "FRC resolution (px)", "{:.2f}",
+            "Half period at which the Fourier ring correlation with the reference falls below the half-bit threshold; "
+            "smaller is finer, and 1 px is the limit of the grid.", True),
+    _Figure("frc_resolution_m", "FRC resolution (length)", "",
+            "The same as a length."),
+    _Figure("amplitude_correlation", "Amplitude correlation", "{:.4f}",
+            "Correlation of the amplitude with the reference's; 0 where either is flat."),
+    _Figure("contrast_ratio", "Phase contrast", "{:.3f}",
+            "Spread of the phase over the reference's; below 1 the contrast is too weak."),
+    _Figure("phase_error", "Phase error (rad)", "{:.4f}",
+            "Root mean square difference of the two phases."),
+    _Figure("shift_px", "Shift found (rows, columns; px)", "{:.2f}",
+            "How far the object was moved to lie on the reference; a common shift is no error of the object."),
+    _Figure("n_pixels", "Pixels compared", "{:,d}",
+            "Those that at least two frames have lit, within the square asked for."),
+    _Figure("deviance", "Deviance per detector pixel", "{:.3f}",
+            "Mean Poisson deviance of the counts from the modelled rates. At the expected value photon noise alone is "
+            "left; above it something is not modelled; below it noise was fitted.", True),
+    _Figure("expected_deviance", "\N{EN SPACE}expected from photon noise", "{:.3f}",
+            "The deviance that photon noise alone has at these rates: 1 where they are high, less where they are low."),
+    _Figure("time_s", "Time (s)", "{:.1f}", "Wall time of this part of the reconstruction."),
+)  # fmt: skip
+
+
+def figure_rows(content: Content) -> list[FigureRow]:
+    """The lines of the table; those that no stage has a value for are left out."""
+    columns = [_with_lengths(content.metrics[name], content.pixel_size_m) for name in content.stages]
+    rows = []
+    for figure in _FIGURES:
+        found = [column.get(figure.key) for column in columns]
+        if any(value is not None for value in found):
+            values = tuple(_text(value, figure.form) for value in found)
+            rows.append(FigureRow(figure.label, values, figure.meaning, figure.main))
+    return rows
+
+
+def _with_lengths(stage: Mapping[str, Any], pixel_size_m: float | None) -> dict[str, Any]:
+    resolution = stage.get("frc_resolution_px")
+    if resolution is None or pixel_size_m is None:
+        return dict(stage)
+    return {**stage, "frc_resolution_m": length_text(resolution * pixel_size_m)}
+
+
+def _text(value: Any, form: str) -> str:
+    if value is None:
+        return _DASH
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(part, form) for part in value)
+    text = form.format(value)
+    return text.removeprefix("-") if not text.strip("-0.") else text  # no minus before a zero
+
+
+def lead_sentences(content: Content) -> list[str]:
+    """The outcome in two sentences at most, with the result beside the stage before it."""
+    found = []
+    first, last = content.stages[0], content.stages[-1]
+    compared = content.metrics.get("compared_with")
+    result, before = (content.metrics[name].get("phase_correlation") for name in (last, first))
+    if compared and result is not None:
+        text = f"Compared with the {compared}" if " " in str(compared) else f"Compared with {compared}"
+        text += f", the phase correlation is {result:.4f} {_of(last)}"
+        if last != first and before is not None:
+            text += f" and {before:.4f} {_of(first)}"
+        found.append(text + ".")
+    elif not compared:
+        found.append("There was no reference to compare with: how good the object is, the counts alone can tell.")
+    deviance, expected = (content.result.get(key) for key in ("deviance", "expected_deviance"))
+    if deviance is not None and expected:
+        found.append(
+            f"The result leaves {deviance / expected:.2f} times the deviance that photon noise alone would leave "
+            f"({deviance:.3f} against {expected:.3f} per detector pixel)."
+        )
+    return found
+
+
+def _of(stage: str) -> str:
+    title = stage_title(stage)
+    return title if title != stage else f"after the stage {stage}"

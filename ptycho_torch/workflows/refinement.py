@@ -1,0 +1,205 @@
+"""Refine object and probe of a scan together, without a network, streamed over its frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho import progress
+from ptycho.errors import InputError
+from ptycho.geometry import coverage_map
+from ptycho.io.reconstruction_files import LoadedObject
+from ptycho.outcome import Outcome, Stage
+from ptycho.probe import mode_powers, orthogonalise_modes, probe_power, scale_probe_to_counts
+from ptycho.raw_data import RawData
+from ptycho.simulation.probes import incoherent_modes
+from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.physics.detector import detector_order
+from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
+from ptycho_torch.solvers.projection import vacuum
+from ptycho_torch.solvers.refinement import RefinementOptions, refine
+from ptycho_torch.workflows.starting_point import mean_rate, placed_start
+
+logger = logging.getLogger(__name__)
+
+ADDED_SHARE = 0.02
+"""Share of the probe's power with which each added mode starts."""
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """How to refine.
+
+    Attributes:
+        epochs: passes over the frames.
+        batch_size: frames per step; None takes a quarter of the frames, between 16 and 256, as far as memory lets.
+        modes: incoherent modes of the probe; None keeps those of the start.
+        refine_probe: False refines the object alone.
+        seed: of the order of frames.
+    """
+
+    epochs: int = 50
+    batch_size: int | None = None
+    modes: int | None = None
+    refine_probe: bool = True
+    seed: int = 0
+
+    def frames_per_step(self, n_frames: int, N: int, modes: int) -> int:
+        """The batch size for a scan."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return min(RefinementOptions().frames_per_step(n_frames), max(1, frames_that_fit(N, modes)))
+
+
+def torch_device(accelerator: str) -> torch.device:
+    """The device of an accelerator's name as `PyTorchExecutionConfig` has it.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    name = "cuda" if accelerator in ("cuda", "gpu") else accelerator
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, False):
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise InputError(
+            f"accelerator={accelerator!r}: found {found} on this machine, expected one of these. Say cpu or auto."
+        )
+    return torch.device(name)
+
+
+@torch.no_grad()
+def refine_scan(
+    raw: RawData, start: LoadedObject | None = None, settings: RefinementSettings | None = None, *,
+    device: str | torch.device = "cpu", on_epoch: Callable[[int, float], None] | None = None,
+) -> Outcome:  # fmt: skip
+    """Refine the object, and the probe with it; writes nothing.
+
+    Args:
+        raw: the scan.
+        start: object, and probe where it has one, of an earlier reconstruction of these frames; None for vacuum and
+            the scan's own probe guess.
+        settings: see :class:`RefinementSettings`.
+        device: where to compute; frames come there in batches.
+        on_epoch: called with the number of finished epochs and the relative misfit.
+
+    Returns:
+        Stages "start" and "refined", coverage, probe (orthogonal modes), residuals and times.
+
+    Raises:
+        InputError: a start that does not fit the scan, no probe, or a refinement that breaks down.
+    """
+    started = time.perf_counter()
+    settings = settings or RefinementSettings()
+    scan, image, light, notes = placed_start(raw, start)
+    light = scale_probe_to_counts(light, raw.mean_counts_per_frame(), raw.good_pixels)
+    probe = with_modes(light, settings.modes)
+    batch = settings.frames_per_step(raw.n_frames, raw.N, max(len(light), len(probe)))
+    frames = _streamed(scan, light, batch, device)
+    canvas = vacuum((), scan.canvas.shape, frames.probe) if image is None else torch.from_numpy(image).to(device)
+    if image is not None:
+        # the start is taken as it is, but for its brightness: what it says of the counts in all is put right
+        canvas = canvas * math.sqrt(raw.mean_counts_per_frame() / mean_rate(frames, canvas, raw.good_pixels))
+    coverage = coverage_map(scan.starts.numpy(), raw.N, scan.canvas.shape)
+    before = frames.deviance(canvas[None])
+    refining = time.perf_counter()
+    guess = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
+    result, found, errors = _refined(scan, canvas, guess, batch, settings, on_epoch)
+    taken = time.perf_counter() - refining
+    frames = _streamed(scan, found, batch, device)
+    after = frames.deviance(result[None])
+    if after.deviance > before.deviance:
+        notes.append("The refined object explains the frames less well than the start: its deviance is higher.")
+        logger.warning("%s", notes[-1])
+    return Outcome(
+        stages={
+            "start": _stage(canvas, coverage, before, refining - started),
+            "refined": _stage(result, coverage, after, taken),
+        },
+        coverage=coverage,
+        probe=found,
+        canvas=scan.canvas,
+        xcoords=raw.xcoords,
+        ycoords=raw.ycoords,
+        timings_s={"refinement": taken, "total": time.perf_counter() - started},
+        losses={"train": errors} if errors else {},
+        notes=[f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}", *notes],
+        settings={**dataclasses.asdict(settings), "batch_size": batch, "modes": len(found), "N": raw.N},
+        frame_deviance=after.by_frame,
+        detector_residual=after.on_detector,
+    )
+
+
+def with_modes(probe: NDArray[np.complex64], modes: int | None) -> NDArray[np.complex64]:
+    """A probe (M, N, N) with another number of modes and the same power; None leaves it as it is.
+
+    Of fewer modes the strongest are kept, after all were made orthogonal. Added ones are orthogonal to all others,
+    shaped as the next of the Hermite-Gauss family on the strongest mode, and have `ADDED_SHARE` of the power each.
+    """
+    if modes is None or modes == len(probe):
+        return probe
+    power = probe_power(probe)
+    if modes < len(probe):
+        kept = orthogonalise_modes(probe)[:modes]
+        return (kept * math.sqrt(power / probe_power(kept))).astype(np.complex64)
+    strongest = probe[int(np.argmax(mode_powers(probe)))].astype(np.complex128)
+    family = incoherent_modes(strongest, np.ones(modes + len(probe)).tolist())
+    known = [mode.astype(np.complex128) for mode in orthogonalise_modes(probe)]
+    for candidate in family[1:]:
+        left = candidate / np.linalg.norm(candidate)
+        for mode in known:
+            if np.linalg.norm(mode) > 0:
+                left = left - mode * (np.vdot(mode, left) / np.vdot(mode, mode))
+        # one that the probe has already leaves nothing but round-off
+        if np.linalg.norm(left) > 0.1 and len(known) < modes:
+            known.append(left / np.linalg.norm(left) * math.sqrt(ADDED_SHARE * power))
+    every = np.stack([*probe.astype(np.complex128), *known[len(probe) :]])
+    return (every * math.sqrt(power / probe_power(every))).astype(np.complex64)
+
+
+def _streamed(scan: PlacedScan, probe: NDArray[np.complex64], batch: int, device: str | torch.device) -> StreamedFrames:
+    light = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
+    return StreamedFrames(scan, light, torch.from_numpy(scan.raw.good_pixels.copy()).to(device), batch)
+
+
+def _refined(
+    scan: PlacedScan, canvas: Tensor, probe: Tensor, batch: int, settings: RefinementSettings,
+    on_epoch: Callable[[int, float], None] | None,
+) -> tuple[Tensor, NDArray[np.complex64], list[float]]:  # fmt: skip
+    """Object (H, W), probe (M, N, N) with orthogonal modes, relative misfit of each epoch."""
+    device = probe.device
+    masked = scan.raw.bad_pixels is not None
+    good = detector_order(torch.from_numpy(scan.raw.good_pixels.copy())).to(device) if masked else None
+    with progress.task("Refining object and probe", settings.epochs, "epoch") as step:
+        refined = refine(
+            lambda at: detector_order(scan.counts(at).to(device)).sqrt(),
+            scan.starts.to(device),
+            scan.fractions.to(device),
+            canvas,
+            probe,
+            RefinementOptions(epochs=settings.epochs, batch_size=batch, refine_probe=settings.refine_probe),
+            good_pixels=good,
+            seed=settings.seed,
+            on_epoch=progress.by_epoch(step, also=on_epoch),
+        )
+    if not (bool(torch.isfinite(refined.canvas).all()) and bool(torch.isfinite(refined.probe).all())):
+        raise InputError(
+            f"{scan.raw.source}: the refinement broke down (misfit {refined.errors[-1]:.3g} after "
+            f"{len(refined.errors)} epochs): expected finite numbers. Take larger batches, or another start."
+        )
+    light = refined.probe.cpu().numpy().astype(np.complex64)
+    return refined.canvas, orthogonalise_modes(light) if len(light) > 1 else light, refined.errors
+
+
+def _stage(canvas: Tensor, coverage: NDArray[np.int32], misfit: Misfit, time_s: float) -> Stage:
+    image = canvas.cpu().numpy().astype(np.complex64)
+    seen = np.where(coverage > 0, image, np.complex64(1))
+    return Stage(seen, misfit.deviance, misfit.expected, time_s)
