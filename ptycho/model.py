@@ -58,8 +58,10 @@ class DiffractionToObject:
             return self._by_groups(diffraction, offsets)
         self._check_group(diffraction.shape[3])
         raw = grouped.scan
-        if len(diffraction) != raw.n_frames:
-            logger.info("%d groups, %d frames: every frame of the scan is used, once.", len(diffraction), raw.n_frames)
+        logger.info(
+            "All %d frames are used, each once; the number of groups (%d; in ptychodus: NumSamples) and of neighbours "
+            "that they were drawn from (NumNearestNeighbors) have no effect.", raw.n_frames, len(diffraction),
+        )  # fmt: skip
         canvas = canvas_of_guess(raw) or canvas_for(raw.xcoords, raw.ycoords, raw.N)
         image = _on_canvas(lambda part: reconstruct(self.module, raw, part), canvas, raw)
         return carrying(_cut(image, canvas, grouped), Stitched(image, canvas))

@@ -47,9 +47,10 @@ class RawDataTorch:
         Raises:
             InputError: arrays that do not make a scan.
         """
+        domain = getattr(config, "measurement_domain", "auto")
+        nphotons = getattr(config, "nphotons", None) if domain == "normalized_amplitude" else None
         raw = RawData.from_coords_without_pc(
-            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess,
-            measurement_domain=getattr(config, "measurement_domain", "auto"),
+            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess, measurement_domain=domain, nphotons=nphotons,
         )  # fmt: skip
         self._adopt(raw, config)
 

@@ -174,11 +174,11 @@ def test_the_lead_without_a_reference():
 
 
 def test_other_stages_keep_their_names():
-    made = content(stages=("before", "refined"))
-    metrics = {**made.metrics, "before": made.metrics["projection"], "refined": made.metrics["network"]}
+    made = content(stages=("start", "third"))
+    metrics = {**made.metrics, "start": made.metrics["projection"], "third": made.metrics["network"]}
     made = replace(made, metrics=metrics)
-    assert "0.9500 after the stage refined" in lead_sentences(made)[0]
-    assert "refined" in Page(render_report(made)).text
+    assert "0.9500 after the stage third and 0.9000 at the start" in lead_sentences(made)[0]
+    assert "third" in Page(render_report(made)).text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 _VERBS = {
     "demo": ("demo", "demo"),
     "simulate": ("simulate", "simulate"),
+    "inspect": ("inspect_file", "inspect"),
     "check-orientation": ("check_orientation", "check_orientation"),
     "train": ("train", "train"),
     "infer": ("infer", "infer"),

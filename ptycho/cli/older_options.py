@@ -188,7 +188,7 @@ _PATCH_STATS = (
     Extra(("--patch-stats-limit",), "patch_stats_limit", COUNT, "Of so many groups of frames only. [default: all]"),
 )  # fmt: skip
 _SCALE_CONTRACT = Extra(("--scale-contract-version",), "scale_contract_version", str,
-                        "The scale contract that the caller expects.")  # fmt: skip
+                        "Superseded: what the frames hold is said by --measurement-domain.")  # fmt: skip
 DEVICE = Extra(("--device",), "device", click.Choice(("cpu", "cuda")), "Deprecated: say --accelerator.")
 DISABLE_MLFLOW = Extra(("--disable_mlflow",), "disable_mlflow", None, "Deprecated: say --logger none.")
 

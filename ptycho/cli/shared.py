@@ -81,7 +81,8 @@ def stated_output_dir(ctx: click.Context, folder: Path | None) -> Path:
     if folder is None:
         option = next(p for p in ctx.command.params if p.name == "output_dir")
         raise click.MissingParameter("Name it, or state output_dir in a configuration file.", ctx, option)
-    return folder
+    # "." is a folder here; in a configuration Path() stands for none
+    return Path(folder).resolve() if Path(folder) == Path() else folder
 
 
 def config_options(function: F) -> F:
@@ -205,7 +206,6 @@ def check_settings(*configs: Any) -> list[str]:
     """
     with backend_errors():
         from ptycho_torch import settings
-
         from ptycho_torch.config_bridge import merged_twins
 
     settings.logger.addFilter(_nothing)

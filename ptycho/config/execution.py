@@ -187,6 +187,10 @@ def _check_optimisation(c: PyTorchExecutionConfig) -> None:
 
 
 def _check_running(c: PyTorchExecutionConfig) -> None:
+    switches = (field.name for field in dataclasses.fields(c) if field.type in (bool, "bool"))
+    for name in switches:
+        if type(getattr(c, name)).__name__ not in ("bool", "bool_"):  # bool_ is NumPy's
+            raise InputError(f"{name} must be True or False, found {getattr(c, name)!r}.")
     if not is_whole(c.num_workers, 0):
         raise InputError(f"num_workers must be non-negative (a whole number), found {c.num_workers!r}.")
     if c.prefetch_factor is not None and not is_whole(c.prefetch_factor, 1):

@@ -209,7 +209,7 @@ def _write_comparison(
 
 def _save(path: Path, figure: Figure) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, bbox_inches="tight", pad_inches=0.05)  # nothing is cut off, nothing is blank
 
 
 def _write_report(

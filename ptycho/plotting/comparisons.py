@@ -61,5 +61,5 @@ def _ring_curves(axes: Axes, images: dict[str, ComparedImages]) -> None:
     axes.plot(curve.frequency, curve.threshold, color="#777777", linewidth=0.8, label="half-bit threshold")
     axes.set(xlim=(0, 0.5), ylim=(-0.05, 1.05), xlabel="spatial frequency (cycles / px)")
     axes.set_title("Fourier ring correlation", size=10)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="best")
     axes.grid(linewidth=0.3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,10 +60,8 @@ def probe_figure(probe: Complex, pixel_size_m: float | None = None, most: int = 
     power = (np.abs(probe).astype(np.float64) ** 2).sum(axis=(-2, -1))
     share = np.asarray(100 * power / max(float(power.sum()), 1e-30))
     count = min(len(probe), most)
-    single = count == 1
-    each = 4.0 if single else 2.9 if count <= 3 else 2.1
-    figure = style.new_figure(10.4 if single else each * count + 1.6, each if single else 2 * each + 0.3)
-    panels = figure.subplots(1, 2, squeeze=False).T if single else figure.subplots(2, count)
+    panels, beside = _panels(count)
+    figure = panels[0, 0].figure
     for number, (upper, lower) in enumerate(panels.T):
         field = _levelled(np.nan_to_num(probe[number]))
         upper.imshow(_as_hue(field), interpolation="nearest", origin="upper")
@@ -77,10 +75,29 @@ def probe_figure(probe: Complex, pixel_size_m: float | None = None, most: int = 
     panels[1, 0].set_ylabel(f"phase (modulus above\n{100 * _DARK:.0f} % of its peak)", size=9)
     if len(probe) > count:
         panels[1, -1].set_xlabel(f"not shown: {len(probe) - count} more, {share[count:].sum():.2g} % of power", size=9)
-    _wheel(panels[0, -1].inset_axes((1.02, 0.25, 0.42, 0.5)))
-    beside = panels[1, -1].inset_axes((1.05, 0.05, 0.06, 0.9))
-    style.colour_bar(figure, image, None, "phase (rad)", style.CYCLIC_MAP, cax=beside)
+    _wheel(beside[0])
+    bar = beside[1].inset_axes((0.05, 0.1, 0.16, 0.8))
+    style.colour_bar(figure, image, None, "phase (rad)", style.CYCLIC_MAP, cax=bar)
     return figure
+
+
+def _panels(count: int) -> tuple[Any, list[Axes]]:
+    """Axes (2, count) for the modes, hue above and phase below, and one for the legend of each row.
+
+    A single mode has the two side by side.
+    """
+    if count == 1:
+        figure = style.new_figure(10.0, 4.0)
+        hue, wheel, phase, bar = figure.subplots(1, 4, width_ratios=[1.0, 0.4, 1.0, 0.4])
+        panels, beside = np.array([[hue], [phase]]), [wheel, bar]
+    else:
+        each = 2.9 if count <= 3 else 2.1
+        figure = style.new_figure(each * (count + 0.5) + 0.6, 2 * each + 0.3)
+        grid = figure.subplots(2, count + 1, width_ratios=[1.0] * count + [0.45])
+        panels, beside = grid[:, :-1], list(grid[:, -1])
+    for axes in beside:
+        axes.axis("off")
+    return panels, beside
 
 
 def _wheel(axes: Axes) -> None:
@@ -93,4 +110,3 @@ def _wheel(axes: Axes) -> None:
     for place, text in (((1.25, 0), "0"), ((0, 1.25), r"$\pi/2$"), ((-1.3, 0), r"$\pi$"), ((0, -1.3), r"$-\pi/2$")):
         axes.text(place[0], place[1], text, ha="center", va="center", size=9)
     axes.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
-    axes.axis("off")

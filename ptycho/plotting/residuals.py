@@ -81,5 +81,6 @@ def losses_figure(losses: Mapping[str, Sequence[float | None]]) -> Figure:
     axes.set(xlabel="epoch", ylabel="loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(which="both", linewidth=0.3)
-    axes.legend(fontsize=9)
+    if len(losses) > 1:
+        axes.legend(fontsize=9)
     return figure

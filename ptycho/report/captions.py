@@ -82,6 +82,7 @@ def _scan(content: Content) -> tuple[Shown, ...]:
 
 def _fit(content: Content) -> tuple[Shown, ...]:
     noise = 1 / math.sqrt(max(1, content.n_frames))
+    withheld = "val" in (content.metrics.get("losses") or {})
     masked = " Hatched: masked." if content.masked else ""
     return (
         Shown("residual.png", "Residual on the detector",
@@ -91,8 +92,10 @@ def _fit(content: Content) -> tuple[Shown, ...]:
               "Map of the mean normalised residual over the detector."),
         Shown("losses.png", "Losses",
               "Loss after each epoch, on the frames that were trained on and on those withheld. Where the second "
-              "rises while the first falls, noise is learned.",
-              "Curves of the training and validation loss over the epochs."),
+              "rises while the first falls, noise is learned."
+              if withheld
+              else "Loss after each epoch; in a refinement, the misfit of the amplitudes relative to the counts.",
+              "The training loss over the epochs" + (", and that of withheld frames." if withheld else ".")),
     )  # fmt: skip
 
 

@@ -9,7 +9,12 @@ from typing import Any
 
 __all__ = ["Content", "length_text", "stage_title"]
 
-_STAGE_TITLES = {"projection": "without the network", "network": "with the network"}
+_STAGE_TITLES = {
+    "projection": "without the network",
+    "network": "with the network",
+    "start": "at the start",
+    "refined": "after refinement",
+}
 
 
 def stage_title(name: str) -> str:

@@ -107,7 +107,7 @@ def lead_sentences(content: Content) -> list[str]:
             text += f" and {before:.4f} {_of(first)}"
         found.append(text + ".")
     elif not compared:
-        found.append("There was no reference to compare with: how good the object is, the counts alone can tell.")
+        found.append("There was no reference to compare with: only the counts can tell how good the object is.")
     deviance, expected = (content.result.get(key) for key in ("deviance", "expected_deviance"))
     if deviance is not None and expected:
         found.append(

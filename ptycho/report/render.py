@@ -18,6 +18,7 @@ _TIMES = {
     "calibration": "Calibration of the probe",
     "training": "Training",
     "reconstruction": "Reconstruction of the object",
+    "refinement": "Refinement",
     "total": "In total",
 }
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import fft, special
 
 from ptycho.errors import InputError, MissingFileError
-from ptycho.simulation.figures import probe_diameter as probe_diameter  # its place of old
 
 ComplexField = NDArray[np.complex128]
 HC_EV_M = 1.239841984e-6  # Planck constant times speed of light, eV m

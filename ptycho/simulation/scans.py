@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ptycho.errors import InputError
-from ptycho.simulation.figures import nearest_distances as nearest_distances  # its place of old
+from ptycho.simulation.figures import nearest_distances
 
 FloatVector = NDArray[np.float64]
 Coordinates = tuple[FloatVector, FloatVector]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,14 @@ from ptycho.model import DiffractionToObject
 from ptycho.workflows import backend_selector
 from ptycho.workflows.loading import load_data
 
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
 __all__ = [
     "load_data",
     "load_inference_bundle",
+    "parse_arguments",
     "run_cdi_example",
     "save_outputs",
     "train_cdi_model",
@@ -30,6 +35,27 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Image = npt.NDArray[np.floating[Any]]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of `ptycho_train` by the names of their fields; what is not stated has its default.
+
+    arguments: None takes those of the process. Ends the process with a message where they cannot be understood.
+    """
+    import argparse
+    import sys
+
+    import click
+
+    from ptycho.cli.older import ptycho_train
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        context = ptycho_train.make_context("ptycho_train", given)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    return argparse.Namespace(**context.params)
 
 
 def run_cdi_example(
@@ -69,6 +95,7 @@ def load_inference_bundle(
     """
     module, restored = backend_selector.load_inference_bundle_with_backend(bundle_dir, model_name=model_name)
     backend = backend_selector.load_backend(model_manager.archive_backend(bundle_dir))
+    logger.info("%s: loaded. A model works with the settings that it was trained with.", bundle_dir)
     return DiffractionToObject(module, backend.reconstruct), restored
 
 

@@ -72,6 +72,7 @@ def _run(settings: Settings, model_path: Path, scan: Path, out: Path, execution:
     """Configure, load, read, reconstruct, write."""
     from ptycho_torch import inference as helpers
     from ptycho_torch.workflows import components
+    from ptycho_torch.workflows.scans import subsample
 
     payload = _payload(settings, model_path, scan, out, execution)
     for note in payload.overrides_applied["superseded"]:
@@ -79,6 +80,8 @@ def _run(settings: Settings, model_path: Path, scan: Path, out: Path, execution:
     models, _ = components.load_inference_bundle_torch(model_path, model_name="diffraction_to_obj")
     model = models["diffraction_to_obj"]
     raw = read_scan(scan, settings)
+    if settings.get("n_subsample") is not None:
+        raw = subsample(raw, settings.get("n_subsample"), settings.get("subsample_seed") or 0)
     accelerator = payload.execution_config.accelerator
     amplitude, phase = helpers._run_inference_and_reconstruct(
         model=model, raw_data=raw, config=payload.tf_inference_config, execution_config=payload.execution_config,

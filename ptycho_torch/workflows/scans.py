@@ -86,6 +86,7 @@ def _lit(payload: TrainingPayload, source: Any, notes: list[str], before: Sequen
         raw = _chosen_frames(_as_stated(raw, config), config)
         _check_domain(raw, config)
     _note(notes, f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}")
+    _note_nphotons(notes, payload, raw)
     placed = PlacedScan.of(raw)
     labels = labels_for(placed, groups is not None) if needs_labels(model, payload.pt_training_config) else None
     mask = calibration.mask_of(model, raw.N)
@@ -130,6 +131,18 @@ def _same_guess(
 def _note(notes: list[str], text: str) -> None:
     if text not in notes:
         notes.append(text)
+
+
+def _note_nphotons(notes: list[str], payload: TrainingPayload, raw: RawData) -> None:
+    """A dose that the caller stated acts in one domain only."""
+    stated = payload.overrides_applied.get("sources", {}).get("nphotons") in ("config", "overrides")
+    text = (
+        f"nphotons={payload.tf_training_config.nphotons:g} has no effect: frames taken as {raw.measurement_domain} say "
+        "themselves how many counts they hold."
+    )
+    if stated and raw.measurement_domain != "normalized_amplitude" and text not in notes:
+        notes.append(text)
+        logger.info(text)
 
 
 def _chosen_frames(raw: RawData, config: TrainingConfig) -> RawData:

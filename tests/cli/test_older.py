@@ -3,10 +3,10 @@
 import dataclasses
 import logging
 import re
-from pathlib import Path
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import yaml

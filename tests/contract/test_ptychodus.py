@@ -163,7 +163,7 @@ def test_the_scan_is_covered_whatever_is_asked_for(algorithm, trained, caplog):
     seen = world.lit_frames(found.raw.probe_truth, *_on(product, found.raw)) >= 1
     assert np.abs(image - 1)[seen].min() > 0
     if algorithm == world.PINN:
-        assert f"1 groups, {found.raw.n_frames} frames: every frame of the scan is used, once" in caplog.text
+        assert f"All {found.raw.n_frames} frames are used, each once; the number of groups (1; " in caplog.text
     else:
         assert "Deviance per pixel of the object by network" in caplog.text
 

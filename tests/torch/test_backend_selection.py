@@ -131,3 +131,11 @@ def test_outputs(tmp_path, caplog):
     assert names == ["reconstructed_amplitude.png", "reconstructed_object.npz", "reconstructed_phase.png"]
     with np.load(tmp_path / "out" / "reconstructed_object.npz") as found:
         np.testing.assert_allclose(found["object"], amplitude * np.exp(1j * phase), rtol=1e-6)
+
+
+def test_the_flags_of_the_older_command_by_their_fields(capsys):
+    args = neutral.parse_arguments(["--train_data_file", "scan.npz", "--n_groups", "12"])
+    assert (str(args.train_data_file), args.n_groups, args.batch_size) == ("scan.npz", 12, 16)
+    with pytest.raises(SystemExit) as stopped:
+        neutral.parse_arguments(["--no-such-flag"])
+    assert stopped.value.code and "--no-such-flag" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ptycho.config.config import PyTorchExecutionConfig
@@ -127,6 +128,11 @@ class TestValidation:
         with pytest.raises(ValueError) as caught:
             PyTorchExecutionConfig(**{"accelerator": "cpu", **fields})
         assert message in str(caught.value)
+
+    def test_a_switch_is_true_or_false(self):
+        with pytest.raises(ValueError, match=r"pin_memory must be True or False, found 'no'"):
+            PyTorchExecutionConfig(pin_memory="no")
+        assert PyTorchExecutionConfig(pin_memory=np.True_).pin_memory
 
     def test_replace_validates_too(self):
         with pytest.raises(ValueError, match="accum_steps"):
