@@ -16,6 +16,7 @@ from ptycho.errors import InputError
 __all__ = [
     "fault",
     "check_positions",
+    "check_positions_differ",
     "check_frames_shape",
     "check_frame_values",
     "check_bad_pixels",
@@ -29,6 +30,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**26
+_LEAST_SPAN_PX = 0.5
 _IMPOSSIBLE_COUNT = 2**31 - 1  # what 32-bit detectors write for pixels that did not work
 
 
@@ -79,6 +81,20 @@ def check_positions(values: Any, key: str, source: str, n: int | None = None) ->
             "Remove those frames from the scan.",
         )
     return array.astype(np.float64)
+
+
+def check_positions_differ(source: str, x: npt.NDArray[np.floating[Any]], y: npt.NDArray[np.floating[Any]]) -> None:
+    """InputError for several frames (positions (M,) in px) that have all been taken at one place.
+
+    Positions in metres look like that, and nothing can be reconstructed from them.
+    """
+    spans = np.ptp(x), np.ptp(y)
+    if len(x) > 1 and max(spans) < _LEAST_SPAN_PX:
+        raise fault(
+            source, "xcoords, ycoords", f"positions that span {spans[0]:.3g} x {spans[1]:.3g} px",
+            "object pixels, and frames that overlap in part",
+            "Positions in metres are divided by the side of the object pixel in metres.",
+        )  # fmt: skip
 
 
 def check_frames_shape(frames: Any, n_positions: int, source: str, key: str = "diff3d") -> None:

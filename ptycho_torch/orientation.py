@@ -57,6 +57,7 @@ __all__ = [
 FRAMES, EPOCHS = 200, 10
 MIN_FRAMES = 8
 BATCH = 64
+BROKEN = 1e12  # deviance of a refinement that ended in numbers that are none
 SURE = (1.05, 5.0)
 """Ratio of the deviances and standard errors between them from which on a choice is called sure ..."""
 LIKELY = (1.015, 4.0)
@@ -314,4 +315,6 @@ def _try(
         rate = rates.cpu().numpy()[:, used]
         per_frame.append(deviance_per_pixel(rate, amplitudes[at].square().numpy()[:, used]).mean(axis=1))
         expected.append(expected_deviance_per_pixel(rate).mean(axis=1))
-    return Tried(orientation, np.concatenate(per_frame), float(np.concatenate(expected).mean()))
+    # an orientation whose refinement broke down is the worst of all, not the unknown one
+    deviances = np.nan_to_num(np.concatenate(per_frame), nan=BROKEN, posinf=BROKEN)
+    return Tried(orientation, deviances, float(np.concatenate(expected).mean()))

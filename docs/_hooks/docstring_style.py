@@ -46,7 +46,7 @@ def _split_entries(entries: str) -> str:
         match = _SEVERAL.match(line)
         if match:
             first, *others = match.group(1).split(", ")
-            line = f"    {first}: {line[match.end():]}"
+            line = f"    {first}: {line[match.end() :]}"
             waiting = [f"    {name}: see `{first}`." for name in others]
         out.append(line)
     return "\n".join(out + waiting)

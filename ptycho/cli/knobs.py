@@ -147,6 +147,8 @@ _FRAMES = (
 )  # fmt: skip
 
 _MODEL = (
+    Knob("--architecture", ModelConfig, "architecture", str,
+         "The network: projection_unet, cnn, or one that a program of yours registers.", "Model and probe"),
     Knob("--merge-block", ModelConfig, "merge_block", COUNT,
          "Neighbouring frames merged before the detector model.", "Model and probe"),
     Knob("--stages", ModelConfig, "stages", COUNT, "Project-and-correct stages.", "Model and probe"),

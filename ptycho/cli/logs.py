@@ -119,6 +119,9 @@ def verbosity_options(function: F) -> F:
 
     def chosen(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         if value is not None:
+            said = f"{_STATE}.{ctx.command_path}"
+            if ctx.meta.setdefault(said, value) != value:
+                raise click.UsageError("--verbose and --quiet exclude each other: leave one of them out.", ctx)
             _start(ctx, _LEVELS[value])
         elif _STATE not in ctx.find_root().meta:
             _start(ctx, logging.INFO)

@@ -138,6 +138,7 @@ def comparison_options(function: F) -> F:
 def load_scan(path: Path, values: dict[str, Any], *, needs_probe: bool = True) -> RawData:
     """Read a scan, with what is stated about it and the crop, and check what reconstruction needs."""
     from ptycho.preparation import read_prepared_scan, stated_preparation
+    from ptycho.validation import check_positions_differ
 
     show_progress()  # the older commands come this way too
     stated = {knob.field: values[knob.field] for knob in SCAN_KNOBS if values.get(knob.field) is not None}
@@ -148,6 +149,7 @@ def load_scan(path: Path, values: dict[str, Any], *, needs_probe: bool = True) -
     if needs_probe or raw.probeGuess is not None:
         _ = raw.probe
     raw.mean_counts_per_frame()
+    check_positions_differ(str(path), raw.xcoords, raw.ycoords)
     return raw
 
 

@@ -151,34 +151,16 @@ def payload_of_configs(configs: ConfigManager, output_dir: Path) -> TrainingPayl
     )  # fmt: skip
     public.train_data_file = None
     populate_legacy_params(public)
-    notes = settings.superseded_settings(data, model, training, inference) | _more_notes(model, training, inference)
+    notes = settings.superseded_settings(data, model, training, inference) | _more_notes(training, inference)
     if model.decoder_last_amp_channels == data.C:
         notes.pop("decoder_last_amp_channels", None)  # it is what happens
     applied = {"sources": {}, "superseded": list(notes.values())}
     return TrainingPayload(public, data, model, training, inference, execution, applied)
 
 
-_DETAILS: dict[str, tuple[str, Callable[[ModelConfig, TorchTrainingConfig], bool]]] = {
-    "amp_loss_coeff": ("amp_loss", lambda model, _: model.amp_loss is not None),
-    "phase_loss_coeff": ("phase_loss", lambda model, _: model.phase_loss is not None),
-    "amplitude_variance_coeff": ("amplitude_variance_loss", lambda model, _: model.amplitude_variance_loss),
-    "warmup_epochs": ("scheduler='Cosine'", lambda _, training: training.scheduler in ("Cosine", "WarmupCosine")),
-    "min_lr_ratio": (
-        "scheduler='Cosine' or 'Exponential'",
-        lambda _, training: training.scheduler in ("Cosine", "WarmupCosine", "Exponential"),
-    ),
-}
-"""Setting -> what it is a detail of, and whether that is on."""
-
-
-def _more_notes(model: ModelConfig, training: TorchTrainingConfig, inference: InferenceConfig) -> dict[str, str]:
-    """What stays without effect in this run, beside the superseded settings."""
-    changed = settings.changed_fields(model) | settings.changed_fields(training)
-    notes = {
-        name: f"{name}={changed[name][0]!r} has no effect without {whole}."
-        for name, (whole, is_on) in _DETAILS.items()
-        if name in changed and not is_on(model, training)
-    }
+def _more_notes(training: TorchTrainingConfig, inference: InferenceConfig) -> dict[str, str]:
+    """What this way of running leaves without effect, beside the superseded settings."""
+    notes = {}
     if training.strategy not in ("auto", TorchTrainingConfig.strategy):
         notes["strategy"] = f"strategy={training.strategy!r} has no effect: one process trains on one device."
     if inference.experiment_number != InferenceConfig.experiment_number:

@@ -50,6 +50,7 @@ def table_of(result):
 # Flags -> what they set. Every knob of `train` has to be here; see test_every_flag_is_tried.
 FLAGS = {
     "measurement_domain": ("--measurement-domain intensity", "intensity"),
+    "architecture": ("--architecture cnn", "cnn"),
     "nphotons": ("--nphotons 3e4", 3e4),
     "nepochs": ("--epochs 7", 7),
     "batch_size": ("--batch-size 5", 5),

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
+
+from ptycho_torch import calibration
 
 EPOCHS = 3
 
@@ -42,3 +46,31 @@ def trained(tmp_path_factory):
         return made[algorithm]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def labelled_scan():
+    """A small scan that knows its object."""
+    world = pytest.importorskip("contract.ptychodus_world")
+    scan = world.simulated(110, 32)
+    scan.objectGuess = scan.object_truth
+    return scan
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Training ends before its first step; what the Trainer was handed is kept."""
+    seen = SimpleNamespace()
+    true_init = pl.Trainer.__init__
+
+    def init(trainer, *args, **arguments):
+        seen.arguments = arguments
+        true_init(trainer, *args, **arguments)
+
+    def fit(trainer, module, train_dataloaders=None, val_dataloaders=None):
+        seen.loader, seen.module = train_dataloaders, module
+
+    monkeypatch.setattr(pl.Trainer, "__init__", init)
+    monkeypatch.setattr(pl.Trainer, "fit", fit)
+    monkeypatch.setattr(calibration, "calibrate_probe", lambda raw, guess, *_, **__: guess)
+    return seen

@@ -8,34 +8,39 @@ import ast
 import dataclasses
 import inspect
 import logging
-from types import SimpleNamespace
 
-import lightning.pytorch as pl
 import pytest
 
 pytest.importorskip("ptychodus")
 
 import torch
-from contract import ptychodus_world as world
+from contract.settings_world import (
+    N,
+    first_batch,
+    loss,
+    menu,
+    optimiser,
+    parameter_of,
+    public_configs,
+    rates,
+    scored,
+    torch_configs,
+    torch_settings,
+)
 from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.ptychopinn import reconstructor as first
 from ptychodus.model.ptychopinn import settings as first_settings
-from ptychodus.model.ptychopinn.enums import PtychoPINNEnumerators
 from ptychodus.model.ptychopinn_torch import reconstructor as second
 from ptychodus.model.ptychopinn_torch import settings as second_settings
 from ptychodus.model.ptychopinn_torch.enums import PtychoPINNTorchEnumerators
 
 from ptycho.config import config as public
 from ptycho.errors import InputError
-from ptycho.workflows.components import run_cdi_example
-from ptycho_torch import calibration, config_params
-from ptycho_torch.api import base_api
+from ptycho_torch import config_params
+from ptycho_torch.api import base_api, offered
 from ptycho_torch.api.configuration import ConfigManager, device_here
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.settings import changed_fields
-from ptycho_torch.workflows.training import TrainingJob
-
-N = 32
 
 # ---------------------------------------------------------------- the keywords
 
@@ -57,41 +62,6 @@ def test_every_keyword_is_known(module):
         assert not unknown, f"{call.func.id} does not know {sorted(unknown)}"
 
 
-def torch_settings():
-    registry = SettingsRegistry()
-    return SimpleNamespace(
-        data=second_settings.PtychoPINNTorchDataSettings(registry),
-        model=second_settings.PtychoPINNTorchModelSettings(registry),
-        training=second_settings.PtychoPINNTorchTrainingSettings(registry),
-        inference=second_settings.PtychoPINNTorchInferenceSettings(registry),
-    )
-
-
-def torch_configs(mode="Unsupervised", **changes):
-    """What ptychodus passes for these settings: data, model, training, inference, datagen."""
-    groups = torch_settings()
-    for name, value in changes.items():
-        (parameter,) = [getattr(g, name) for g in vars(groups).values() if hasattr(g, name) and place(g, name, groups)]
-        parameter.set_value(value)
-    return second._build_configs(mode, groups.data, groups.model, groups.training, groups.inference)
-
-
-def place(group, name, groups):
-    """batch_size stands in two groups; that of training is meant."""
-    return name != "batch_size" or group is groups.training
-
-
-def public_configs(name="PINN", inference=False, **changes):
-    registry = SettingsRegistry()
-    model = first_settings.PtychoPINNModelSettings(registry)
-    training = first_settings.PtychoPINNTrainingSettings(registry)
-    for key, value in changes.items():
-        getattr(model if hasattr(model, key) else training, key).set_value(value)
-    if inference:
-        return first._build_inference_config(model, name, N, is_developer_mode_enabled=False)
-    return first._build_training_config(model, training, name)
-
-
 def test_the_defaults_are_built_and_say_nothing(prepared, caplog):
     caplog.set_level(logging.INFO)
     assert public_configs(inference=True).model.N == N and public_configs().model.N == 0
@@ -108,38 +78,12 @@ def test_the_defaults_are_built_and_say_nothing(prepared, caplog):
 # ---------------------------------------------------------------- a run that stops before its first step
 
 
-@pytest.fixture(scope="module")
-def raw():
-    scan = world.simulated(110, N)
-    scan.objectGuess = scan.object_truth
-    return scan
-
-
 @pytest.fixture
-def stopped(monkeypatch):
-    """Training ends before its first step; what the Trainer was handed is kept."""
-    seen = SimpleNamespace()
-    true_init = pl.Trainer.__init__
-
-    def init(trainer, *args, **arguments):
-        seen.arguments = arguments
-        true_init(trainer, *args, **arguments)
-
-    def fit(trainer, module, train_dataloaders=None, val_dataloaders=None):
-        seen.loader, seen.module = train_dataloaders, module
-
-    monkeypatch.setattr(pl.Trainer, "__init__", init)
-    monkeypatch.setattr(pl.Trainer, "fit", fit)
-    monkeypatch.setattr(calibration, "calibrate_probe", lambda raw, guess, *_, **__: guess)
-    return seen
-
-
-@pytest.fixture
-def prepared(raw, stopped, tmp_path):
+def prepared(labelled_scan, stopped, tmp_path):
     """The second library's training, as its child runs it, with these settings."""
 
     def prepare(mode="Unsupervised", **changes):
-        raw.to_file(tmp_path / "train_data.npz")
+        labelled_scan.to_file(tmp_path / "train_data.npz")
         configs = ConfigManager(*torch_configs(mode, **changes))
         loader = base_api.PtychoDataLoader(tmp_path, configs, output_dir=tmp_path)
         model = base_api.PtychoModel._new_model(PtychoPINN_Lightning, configs)
@@ -149,54 +93,6 @@ def prepared(raw, stopped, tmp_path):
         return stopped
 
     return prepare
-
-
-@pytest.fixture
-def prepared_first(raw, stopped, monkeypatch):
-    """The first library's training in the same way."""
-
-    def prepare(name="PINN", **changes):
-        runs, true_run = [], TrainingJob.run
-
-        def run(*args, **more):
-            runs.append(true_run(*args, **more))
-            return runs[-1]
-
-        monkeypatch.setattr(TrainingJob, "run", run)
-        config = public_configs(name, **changes)
-        config.model.N = N
-        run_cdi_example(raw, raw, config)
-        stopped.notes = runs[0].notes
-        return stopped
-
-    return prepare
-
-
-def first_batch(run):
-    return next(iter(run.loader))
-
-
-def loss(run):
-    return float(run.module.compute_loss(first_batch(run)).detach())
-
-
-def optimiser(run):
-    found = run.module.configure_optimizers()
-    return found if isinstance(found, torch.optim.Optimizer) else found["optimizer"]
-
-
-def rates(run, epochs=4):
-    found = run.module.configure_optimizers()
-    values = []
-    for _ in range(epochs):
-        values.append(round(found["optimizer"].param_groups[0]["lr"] / run.module.training_config.learning_rate, 6))
-        found["optimizer"].step()
-        found["lr_scheduler"]["scheduler"].step()
-    return values
-
-
-def scored(run):
-    return sum(int(batch[0]["scored"].sum()) for batch in run.loader)
 
 
 # setting -> what it is set to (with what it needs beside it), and what the run shows of it
@@ -279,7 +175,7 @@ def another_value(name):
     """A value that the menu offers and that is not the default."""
     if name in OTHER:
         return OTHER[name]
-    (value,) = {getattr(g, name).get_value() for g in vars(torch_settings()).values() if hasattr(g, name)}
+    value = parameter_of(torch_settings(), name).get_value()
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else value / 2 + 0.013
@@ -316,24 +212,15 @@ def test_a_setting_of_the_second_library(name, prepared):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"auxiliary_amplitude_loss_coeff": 2.0}, "amp_loss_coeff=2.0 has no effect without amp_loss"),
-        ({"auxiliary_phase_loss_coeff": 2.0}, "phase_loss_coeff=2.0 has no effect without phase_loss"),
-        ({"amplitude_variance_coeff": 2.0}, "amplitude_variance_coeff=2.0 has no effect without amplitude_variance_l"),
-        ({"learning_rate_warmup_epochs": 2}, "warmup_epochs=2 has no effect without scheduler='Cosine'"),
-        ({"minimum_learning_rate_ratio": 0.5}, "min_lr_ratio=0.5 has no effect without scheduler='Cosine' or"),
+        ({"auxiliary_amplitude_loss_coeff": 2.0}, "amp_loss_coeff=2.0 has no effect: there is no amp_loss"),
+        ({"auxiliary_phase_loss_coeff": 2.0}, "phase_loss_coeff=2.0 has no effect: there is no phase_loss"),
+        ({"amplitude_variance_coeff": 2.0}, "amplitude_variance_coeff=2.0 has no effect: there is no"),
+        ({"learning_rate_warmup_epochs": 2}, "lr_warmup_epochs=2 has no effect: it acts with the schedules"),
+        ({"minimum_learning_rate_ratio": 0.5}, "lr_min_ratio=0.5 has no effect: it acts with the schedules"),
     ],
 )
 def test_details_of_what_is_off(prepared, changes, named):
     assert any(note.startswith(named) for note in prepared(**changes).notes)
-
-
-def menu(enumerators):
-    return [
-        (name.removeprefix("get_").removesuffix("s"), value)
-        for name, getter in inspect.getmembers(enumerators, callable)
-        if name.startswith("get_")
-        for value in getter()
-    ]
 
 
 MENU = {
@@ -350,12 +237,8 @@ def test_a_value_of_a_menu_of_the_second_library(of, value, prepared):
     """Each can be chosen: nothing is refused, and a changed one that does not act is told."""
     name = MENU[of]
     run = prepared(**{name: value})
-    acts = name in ACTS or value == getattr_of(torch_settings(), name)
+    acts = name in ACTS or value == parameter_of(torch_settings(), name).get_value()
     assert bool([note for note in run.notes if "no effect" in note]) is not acts
-
-
-def getattr_of(groups, name):
-    return next(getattr(g, name).get_value() for g in vars(groups).values() if hasattr(g, name))
 
 
 @pytest.mark.parametrize(
@@ -367,10 +250,10 @@ def test_strategies_run_in_this_process(prepared, strategy, told):
     assert any(note.startswith(f"strategy='{strategy}' has no effect") for note in run.notes) is told
 
 
-def test_several_devices_are_one(raw, stopped, tmp_path, caplog):
+def test_several_devices_are_one(labelled_scan, stopped, tmp_path, caplog):
     configs = ConfigManager(*torch_configs())
     configs.update(training_config={"n_devices": 4})
-    raw.to_file(tmp_path / "scan.npz")
+    labelled_scan.to_file(tmp_path / "scan.npz")
     loader = base_api.PtychoDataLoader(tmp_path, configs, output_dir=tmp_path)
     base_api.Trainer(base_api.PtychoModel._new_model(PtychoPINN_Lightning, configs), loader, configs)
     assert stopped.arguments["devices"] == 1
@@ -412,70 +295,24 @@ def test_values_that_cannot_be(prepared, changes, fragments):
         assert fragment in str(caught.value)
 
 
-# ---------------------------------------------------------------- the first library
-
-FIRST_ACTS = {
-    "gridsize": ({"gridsize": 3}, lambda r: r.module.data_config.C == 9),
-    "object_big": ({"object_big": False}, lambda r: first_batch(r)[0]["images"].shape[1] == 1),
-    "probe_mask": ({"probe_mask": True}, lambda r: float(first_batch(r)[1][0, 0].abs().max()) == 0),
-    "batch_size": ({"batch_size": 96}, lambda r: len(first_batch(r)[0]["images"]) == 3),
-    "nepochs": ({"nepochs": 7}, lambda r: r.arguments["max_epochs"] == 7),
-    "mae_weight": ({"mae_weight": 1.0}, lambda r: loss(r) > 0.8),
-    "nll_weight": ({"nll_weight": 0.5}, lambda r: loss(r) < 0.3),
-    "realspace_weight": ({"realspace_weight": 1.0, "realspace_mae_weight": 1.0}, lambda r: loss(r) > 0.55),
-    "realspace_mae_weight": ({"realspace_weight": 1.0, "realspace_mae_weight": 1.0}, lambda r: loss(r) > 0.55),
-}
-FIRST_REFUSED = {
-    "gaussian_smoothing_sigma": (1.0, "frames are placed exactly"),
-    "positions_provided": (False, "positions are always those of the scan"),
-}
-FIRST_TOLD = {
-    "n_filters_scale": 3, "amp_activation": "relu", "probe_big": False, "pad_object": False, "probe_scale": 2.0,
-    "nphotons": 2e6, "probe_trainable": True, "intensity_scale_trainable": False,
-}  # fmt: skip
-
-
-def all_first_settings():
-    registry = SettingsRegistry()
-    groups = (first_settings.PtychoPINNModelSettings(registry), first_settings.PtychoPINNTrainingSettings(registry))
-    return sorted({name for group in groups for name in vars(group) if not name.startswith("_")})
-
-
-@pytest.mark.parametrize("name", all_first_settings())
-def test_a_setting_of_the_first_library(name, prepared_first):
-    """Those of reconstruction (NumSamples, NumNearestNeighbors) are told of by the model that predicts."""
-    if name in FIRST_REFUSED:
-        value, reason = FIRST_REFUSED[name]
-        with pytest.raises(InputError, match=reason):
-            prepared_first(**{name: value})
-    elif name in FIRST_ACTS:
-        changes, shows = FIRST_ACTS[name]
-        assert shows(prepared_first(**changes))
-    else:
-        notes = prepared_first(**{name: FIRST_TOLD[name]}).notes
-        assert any(note.startswith(f"{name}=") and "has no effect" in note for note in notes), notes
-
-
-def test_the_defaults_of_the_first_library(prepared_first):
-    """What the rows of FIRST_ACTS are compared with."""
-    run = prepared_first()
-    assert 0.4 < loss(run) < 0.53 and len(first_batch(run)[0]["images"]) == 1
-    assert first_batch(run)[0]["images"].shape[1] == 24 and float(first_batch(run)[1][0, 0].abs().max()) > 0
-
-
-@pytest.mark.parametrize("value", [value for _, value in menu(PtychoPINNEnumerators())])
-def test_activations_of_the_first_library(prepared_first, value):
-    assert prepared_first(amp_activation=value).module is not None
-
-
-def test_a_probe_scale_of_zero_is_offered(prepared_first):
-    assert any(note.startswith("probe_scale=0") for note in prepared_first(probe_scale=0.0).notes)
-
-
 def test_ptychodus_defaults_that_are_not_ours():
     """What differs is known; a new difference deserves a look."""
     config = public_configs()
-    assert set(changed_fields(config)) - {"model"} == {"train_data_file", "output_dir", "nphotons"} - {"output_dir"}
+    assert set(changed_fields(config)) - {"model"} == {"train_data_file", "nphotons"}
     assert set(changed_fields(config.model)) == {"N"}
     changed = [set(changed_fields(config)) for config in torch_configs()]
     assert changed == [{"N"}, {"decoder_last_amp_channels"}, set(), set(), set()]
+
+
+# ---------------------------------------------------------------- the page that tells of them
+
+
+@pytest.mark.parametrize("module", [first_settings, second_settings])
+def test_the_page_tells_of_every_setting(module):
+    registry = SettingsRegistry()
+    for _, cls in inspect.getmembers(module, inspect.isclass):
+        if cls.__module__ == module.__name__:
+            cls(registry)
+    assert len(registry) == (3 if module is first_settings else 4)
+    for group in registry:
+        assert set(registry[group].parameters()) == set(offered.OFFERED[group][1])
