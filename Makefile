@@ -1,6 +1,7 @@
 # Two commands are enough: `make demo` and `make test`. Both set up .venv first, once.
 PYTHON ?= python3
 VENV ?= .venv
+PTYCHODUS_VENV ?= .venv-ptychodus
 OUT ?= demo_output
 BENCH_OUT ?= bench_output
 SEED ?= 0
@@ -9,14 +10,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench clean
+.PHONY: help setup demo test test-slow test-ptychodus lint bench bench-quality docs clean
 
 help:
 	@echo "make demo      simulate a scan, train, reconstruct, compare with the truth; results in OUT=$(OUT)"
 	@echo "make test      the test suite without the slow acceptance tests"
 	@echo "make test-slow the slow acceptance tests (the real scan needs SIEMENS_STAR_DIR)"
+	@echo "make test-ptychodus  the tests with the real ptychodus, in an environment of their own"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     the demo, and the real scan if SIEMENS_STAR_DIR is set, with their figures"
+	@echo "make bench-quality   networks against each other on all benchmark scans; takes hours"
+	@echo "make docs      the documentation as a site, in site/"
 	@echo "make setup     only make $(VENV) and install into it"
 	@echo "make clean     remove results and caches (not $(VENV))"
 
@@ -52,6 +56,27 @@ bench: $(STAMP)
 	    --output-dir "$(BENCH_OUT)/siemens_n64" --overwrite; \
 	else echo "SIEMENS_STAR_DIR is not set: the real scan is left out."; fi
 
+bench-quality: $(STAMP)
+	$(BIN)/python benchmarks/quality.py
+
+# A stamp of its own: who only runs the tests does not need these.
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+# ptychodus brings more packages than this project has: they stay out of its environment.
+$(PTYCHODUS_VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(PTYCHODUS_VENV)/bin/python || $(PYTHON) -m venv $(PTYCHODUS_VENV)
+	$(PTYCHODUS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PTYCHODUS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,ptychodus]"
+	@touch $@
+
+test-ptychodus: $(PTYCHODUS_VENV)/.installed
+	$(PTYCHODUS_VENV)/bin/python -m pytest tests/contract
+
 clean:
-	rm -rf demo_output bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo_output bench_output site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ptycho ptycho_torch tests -name __pycache__ -type d -prune -exec rm -rf {} +

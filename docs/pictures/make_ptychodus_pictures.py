@@ -48,20 +48,18 @@ def main() -> None:
         tree = view.object_view.tree_view
         tree.setCurrentIndex(tree.model().index(1, 0))
         _settle(app)
-        _choose(view.object_image_view, "Phase [rad]", "Gray")
+        _show_phase(view.object_image_view)
         _settle(app)
         view.grab().save(str(HERE / "ptychodus_object.png"))
 
 
-def _choose(panel: Any, *texts: str) -> None:
-    """Choose these texts in the boxes of an image panel, and show the image as large as it goes."""
+def _show_phase(panel: Any) -> None:
+    """The phase over its own range, as large as the panel allows."""
     from PyQt5.QtWidgets import QAbstractButton, QComboBox
 
-    for text in texts:
-        for box in panel.findChildren(QComboBox):
-            if box.findText(text) >= 0:
-                box.setCurrentText(text)
-    panel.findChildren(QAbstractButton)[0].click()
+    next(box for box in panel.findChildren(QComboBox) if box.findText("Phase") >= 0).setCurrentText("Phase")
+    for tip in ("Rescale to Data Range", "Home"):
+        next(button for button in panel.findChildren(QAbstractButton) if button.toolTip() == tip).click()
 
 
 def _settle(app: Any, seconds: float = 2.5) -> None:
