@@ -84,7 +84,8 @@ def test_the_results_are_as_good_as_the_page_says(finished):
 
     folder, _ = finished
     found = {}
-    for scan, name in (("simulated", "results"), ("simulated_next", "next_results"), ("simulated_next", "next_refined")):
+    runs = (("simulated", "results"), ("simulated_next", "next_results"), ("simulated_next", "next_refined"))
+    for scan, name in runs:
         truth = place_truth(RawData.from_file(folder / f"{scan}.npz").crop(64))
         found[name], _ = compare_placed(place_loaded(load_any(folder / name)), truth, None)
     assert found["results"].phase_correlation > 0.99

@@ -1,6 +1,7 @@
 """Pictures of ptychodus's window for docs/ptychodus.md, made without a screen.
 
-Needs ptychodus 1.7.0 with its GUI (PyQt5) and this package: python docs/pictures/make_ptychodus_pictures.py. A small simulated scan is trained and reconstructed through the window's own model; then the window is grabbed.
+Needs ptychodus 1.7.0 with its GUI (PyQt5) and this package: python docs/pictures/make_ptychodus_pictures.py. A small
+simulated scan is trained and reconstructed through the window's own model; then the window is grabbed.
 """
 
 from __future__ import annotations
