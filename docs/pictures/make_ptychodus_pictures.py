@@ -49,16 +49,15 @@ def main() -> None:
         tree = view.object_view.tree_view
         tree.setCurrentIndex(tree.model().index(1, 0))
         _settle(app)
-        _show_phase(view.object_image_view)
+        _show_whole(view.object_image_view)
         _settle(app)
         view.grab().save(str(HERE / "ptychodus_object.png"))
 
 
-def _show_phase(panel: Any) -> None:
-    """The phase over its own range, as large as the panel allows."""
-    from PyQt5.QtWidgets import QAbstractButton, QComboBox
+def _show_whole(panel: Any) -> None:
+    """The image over its own range, as large as the panel allows."""
+    from PyQt5.QtWidgets import QAbstractButton
 
-    next(box for box in panel.findChildren(QComboBox) if box.findText("Phase") >= 0).setCurrentText("Phase")
     for tip in ("Rescale to Data Range", "Home"):
         next(button for button in panel.findChildren(QAbstractButton) if button.toolTip() == tip).click()
 

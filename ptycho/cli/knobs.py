@@ -148,7 +148,7 @@ _FRAMES = (
 
 _MODEL = (
     Knob("--architecture", ModelConfig, "architecture", str,
-         "The network: projection_unet, cnn, or one that a program of yours registers.", "Model and probe"),
+         "The network: projection_unet, or cnn as published.", "Model and probe"),
     Knob("--merge-block", ModelConfig, "merge_block", COUNT,
          "Neighbouring frames merged before the detector model.", "Model and probe"),
     Knob("--stages", ModelConfig, "stages", COUNT, "Project-and-correct stages.", "Model and probe"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,8 @@ from ptycho_torch.physics.fourier import fourier_shift
 from ptycho_torch.physics.patches import extract, merge
 from ptycho_torch.workflows.reconstruct import infer_with
 
+logger = logging.getLogger(__name__)
+
 Complex = NDArray[np.complex64]
 
 
@@ -38,7 +41,10 @@ def streamed(model: PtychoPINN_Lightning, container: Any, execution: PyTorchExec
     raw = known_scan(container)
     if raw is None:
         raise InputError("the container has no scan, only groups of frames.")
-    image = infer_with(model, raw, execution).result.object
+    outcome = infer_with(model, raw, execution)
+    for note in outcome.notes:  # which probe was taken, say; callers get arrays only
+        logger.info("%s", note)
+    image = outcome.result.object
     groups = torch.as_tensor(np.asarray(group_indices(container))).long()
     starts = PlacedScan.of(raw).starts[groups.reshape(-1)]
     patches = extract(torch.from_numpy(image), starts, raw.N).numpy()
