@@ -115,7 +115,15 @@ def test_an_interrupt_ends_training_and_keeps_the_model(scans, tmp_path, monkeyp
     assert "keeps the best model" in caplog.text and signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_interrupt_is_an_interrupt():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the shell has started the tests in the background and has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_is_an_interrupt(interruptible):
     trainer = type("T", (), {"should_stop": False})()
     with pytest.raises(KeyboardInterrupt), lightning_utils.stopped_by_interrupt(trainer):
         os.kill(os.getpid(), signal.SIGINT)
