@@ -51,11 +51,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        context = ptycho_train.make_context("ptycho_train", given)
+        with ptycho_train.make_context("ptycho_train", given) as context:  # it logs until it is left
+            return argparse.Namespace(**context.params)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    return argparse.Namespace(**context.params)
 
 
 def run_cdi_example(

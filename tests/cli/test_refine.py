@@ -38,7 +38,8 @@ def metrics(folder):
 
 def test_defaults_are_those_of_the_workflow():
     fields = {f.name: f.default for f in dataclasses.fields(RefinementSettings)}
-    context = verb.refine.make_context("refine", ["scan.npz"])
+    with verb.refine.make_context("refine", ["scan.npz"]) as context:  # logs until it is left
+        pass
     assert set(verb._FIELDS.values()) == set(fields)
     for option, field in verb._FIELDS.items():
         assert context.params[option] == fields[field]
