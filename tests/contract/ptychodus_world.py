@@ -47,10 +47,11 @@ CORNER_M = (37.31e-6, -12.07e-6)
 
 
 def simulated(
-    n_frames: int = 280, N: int = 64, *, defocus_error: float = 0.0, modes: tuple[float, ...] | None = None,
+    n_frames: int = 302, N: int = 64, *, defocus_error: float = 0.0, modes: tuple[float, ...] | None = None,
     counts: float = 2e5, seed: int = 0,
 ) -> RawData:  # fmt: skip
-    """Dead leaves along a Fermat spiral, with truth; a rectangle of frames, so that rows are not columns.
+    """Dead leaves along a Fermat spiral of so many frames, with truth; all that is left of a straight line is left out,
+    so that rows are not columns, and the mean of the positions not the middle of their range.
 
     defocus_error: relative, of the probe guess. modes: powers of incoherent modes of the probe.
     """
@@ -61,7 +62,6 @@ def simulated(
         for o in (optics, optics.with_defocus_error(defocus_error))
     )
     x, y = make_scan("fermat", n_frames, 0.17 * _width(probe))
-    # one side of the spiral is cut off: the mean of the positions is not the middle of their range
     inside = x > x.min() + 0.12 * np.ptp(x)
     x, y = x[inside], y[inside]
     shape = object_shape_for(x, y, N)

@@ -237,9 +237,13 @@ def cpu_seconds():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("N", "defocus_error", "least"), [(64, 0.0, 0.9), (64, 0.1, 0.85), (128, 0.0, 0.9)], ids=["64", "wrong", "128"]
+    ("algorithm", "N", "defocus_error", "least"),
+    [
+        *((algorithm, 64, 0.0, 0.9) for algorithm in ALL),
+        *((algorithm, 64, 0.1, 0.85) for algorithm in LIBRARIES),
+        *((algorithm, 128, 0.0, 0.9) for algorithm in LIBRARIES),
+    ],
 )
-@pytest.mark.parametrize("algorithm", ALL)
 def test_acceptance(algorithm, N, defocus_error, least, tmp_path, record_property):
     """ptychodus's default settings, but for the number of epochs."""
     raw = world.simulated(N=N, defocus_error=defocus_error)

@@ -62,6 +62,7 @@ def test_no_pyplot(patches, tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would fail
     write_patch_stats(patches, tmp_path)
+    assert (tmp_path / "analysis" / "torch_patch_grid.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(("shape", "limit", "text"), [((0, 1, 8, 8), None, r"\(0, 1, 8, 8\)"),
