@@ -75,7 +75,8 @@ $(PTYCHODUS_VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 test-ptychodus: $(PTYCHODUS_VENV)/.installed
-	$(PTYCHODUS_VENV)/bin/python -m pytest tests/contract
+	OMP_NUM_THREADS=1 $(PTYCHODUS_VENV)/bin/python -m pytest tests/contract -m "not slow"
+	$(PTYCHODUS_VENV)/bin/python -m pytest tests/contract -m slow
 
 clean:
 	rm -rf demo_output bench_output site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
