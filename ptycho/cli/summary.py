@@ -10,37 +10,31 @@ import click
 
 __all__ = ["figure_lines", "print_summary"]
 
-# Key, text, format.
+# Key and text; the formats are those of the report.
 _ROWS = (
-    ("phase_correlation", "phase correlation", "{:.4f}"),
-    ("ssim", "SSIM of the phase", "{:.3f}"),
-    ("psnr", "PSNR of the phase (dB)", "{:.1f}"),
-    ("frc_resolution_px", "FRC resolution, half period (px)", "{:.2f}"),
-    ("amplitude_correlation", "amplitude correlation", "{:.4f}"),
-    ("contrast_ratio", "phase contrast, to the reference", "{:.3f}"),
-    ("phase_error", "rms phase difference (rad)", "{:.4f}"),
-    ("shift_px", "shift found (rows, columns; px)", "{:.2f}"),
-    ("n_pixels", "pixels compared", "{:d}"),
-    ("deviance", "deviance per detector pixel", "{:.3f}"),
-    ("expected_deviance", "  expected from photon noise", "{:.3f}"),
-    ("time_s", "time (s)", "{:.1f}"),
+    ("phase_correlation", "phase correlation"),
+    ("ssim", "SSIM of the phase"),
+    ("psnr", "PSNR of the phase (dB)"),
+    ("frc_resolution_px", "FRC resolution, half period (px)"),
+    ("amplitude_correlation", "amplitude correlation"),
+    ("contrast_ratio", "phase contrast, to the reference"),
+    ("phase_error", "rms phase difference (rad)"),
+    ("shift_px", "shift found (rows, columns; px)"),
+    ("n_pixels", "pixels compared"),
+    ("deviance", "deviance per detector pixel"),
+    ("expected_deviance", "  expected from photon noise"),
+    ("time_s", "time (s)"),
 )
-
-
-def _text(value: Any, form: str) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(form.format(part) for part in value)
-    return form.format(value)
 
 
 def figure_lines(columns: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of a table with one column per entry; rows that no entry has are left out."""
+    from ptycho.report.figures import figure_text
+
     names = list(columns)
     rows = [
-        (text, [_text(columns[name].get(key), form) for name in names])
-        for key, text, form in _ROWS
+        (text, [figure_text(key, columns[name].get(key), "-") for name in names])
+        for key, text in _ROWS
         if any(columns[name].get(key) is not None for name in names)
     ]
     left = max([len(text) for text, _ in rows] or [0])

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptycho.report.content import Content, length_text, stage_title
 
-__all__ = ["FigureRow", "figure_rows", "lead_sentences"]
+__all__ = ["FigureRow", "figure_rows", "figure_text", "lead_sentences"]
 
 _DASH = "\N{EN DASH}"
 
@@ -62,6 +62,7 @@ _FIGURES = (
             "The deviance that photon noise alone has at these rates: 1 where they are high, less where they are low."),
     _Figure("time_s", "Time (s)", "{:.1f}", "Wall time of this part of the reconstruction."),
 )  # fmt: skip
+_FORMS = {figure.key: figure.form for figure in _FIGURES}
 
 
 def figure_rows(content: Content) -> list[FigureRow]:
@@ -71,9 +72,14 @@ def figure_rows(content: Content) -> list[FigureRow]:
     for figure in _FIGURES:
         found = [column.get(figure.key) for column in columns]
         if any(value is not None for value in found):
-            values = tuple(_text(value, figure.form) for value in found)
+            values = tuple(figure_text(figure.key, value) for value in found)
             rows.append(FigureRow(figure.label, values, figure.meaning, figure.main))
     return rows
+
+
+def figure_text(key: str, value: Any, missing: str = _DASH) -> str:
+    """A figure of metrics.json as it is written for readers; `missing` stands for one that there is not."""
+    return missing if value is None else _text(value, _FORMS[key])
 
 
 def _with_lengths(stage: Mapping[str, Any], pixel_size_m: float | None) -> dict[str, Any]:
@@ -84,8 +90,6 @@ def _with_lengths(stage: Mapping[str, Any], pixel_size_m: float | None) -> dict[
 
 
 def _text(value: Any, form: str) -> str:
-    if value is None:
-        return _DASH
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):

@@ -12,7 +12,7 @@ import torch
 
 from ptycho import documents
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho_torch import reference, settings
+from ptycho_torch import reference, reference_facts, settings
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 CLASSES = (ModelConfig, TrainingConfig, InferenceConfig, PyTorchExecutionConfig)
@@ -41,12 +41,12 @@ def test_a_page_is_rewritten_between_its_markers_only(tmp_path):
 def test_every_field_has_a_row(cls):
     names = {f.name for f in dataclasses.fields(cls)}
     idle = set(settings.REFUSED[cls]) | set(settings.SUPERSEDED[cls])
-    assert set(reference.FELT_BY[cls]) == names - idle
-    assert set(reference.CALLER[cls]) <= names - idle
+    assert set(reference_facts.FELT_BY[cls]) == names - idle
+    assert set(reference_facts.CALLER[cls]) <= names - idle
     made = reference.execution_table() if cls is PyTorchExecutionConfig else reference.fields_table(cls)
     assert [line.split("`")[1] for line in made.splitlines()[2:]] == [f.name for f in dataclasses.fields(cls)]
     if cls is PyTorchExecutionConfig:
-        assert set(reference.VALID) == names
+        assert set(reference_facts.VALID) == names
 
 
 def rows(cls):
@@ -97,9 +97,9 @@ def exists(name):
         return name == "ptycho_torch.train"  # a command: `python -m`
 
 
-@pytest.mark.parametrize(("cls", "field"), [(cls, name) for cls in CLASSES for name in reference.FELT_BY[cls]])
+@pytest.mark.parametrize(("cls", "field"), [(cls, name) for cls in CLASSES for name in reference_facts.FELT_BY[cls]])
 def test_whoever_feels_a_setting_is_there(cls, field):
-    missing = [name for name in named(reference.FELT_BY[cls][field]) if not exists(name)]
+    missing = [name for name in named(reference_facts.FELT_BY[cls][field]) if not exists(name)]
     assert missing == []
 
 
@@ -138,9 +138,9 @@ def parts(text):
     return good, bad
 
 
-@pytest.mark.parametrize("name", reference.VALID)
+@pytest.mark.parametrize("name", reference_facts.VALID)
 def test_the_execution_config_accepts_what_the_page_says(name):
-    good, bad = parts(reference.VALID[name])
+    good, bad = parts(reference_facts.VALID[name])
     resolved = {"auto": "cpu"} if name == "accelerator" else {"none": None}
     for value in good:
         found = getattr(PyTorchExecutionConfig(**{"accelerator": "cpu", name: value}), name)
