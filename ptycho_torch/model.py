@@ -258,7 +258,9 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
-        optimiser = make_optimiser(self.parameters(), self.training_config)
+        optimiser = make_optimiser(
+            self.parameters(), self.training_config, self.generator.learning_rate_share
+        )
         scheduler = make_scheduler(optimiser, self.training_config, self.loss_name)
         if scheduler is None:
             return optimiser

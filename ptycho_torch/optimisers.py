@@ -16,13 +16,18 @@ from ptycho_torch.config_params import TrainingConfig
 SCHEDULERS = ("Default", "Exponential", "MultiStage", "WarmupCosine", "Cosine", "ReduceLROnPlateau", "Adaptive")
 
 
-def make_optimiser(parameters: Iterable[Parameter], config: TrainingConfig) -> Optimizer:
+def make_optimiser(parameters: Iterable[Parameter], config: TrainingConfig, share: float = 1.0) -> Optimizer:
     """The optimiser that ``config.optimizer`` names.
+
+    Args:
+        parameters: to be trained.
+        config: names the optimiser and its parameters.
+        share: of the configured learning rate.
 
     Raises:
         InputError: it is none of adam, adamw, sgd.
     """
-    lr, decay = config.learning_rate, config.weight_decay
+    lr, decay = share * config.learning_rate, config.weight_decay
     betas = (config.adam_beta1, config.adam_beta2)
     if config.optimizer == "adam":
         return Adam(parameters, lr=lr, betas=betas, weight_decay=decay)

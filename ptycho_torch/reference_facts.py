@@ -117,7 +117,7 @@ FELT_BY: dict[type, dict[str, str]] = {
         "deterministic": "`Trainer.deterministic`",
         "precision": "`Trainer.precision`; Fourier transforms take 32 bits at least",
         "compile": "`Module.compile` of the generator's networks",
-        "learning_rate": "`optimisers.make_optimiser`",
+        "learning_rate": "`optimisers.make_optimiser`; the `cnn` takes a fifth of it",
         "scheduler": "`optimisers.make_scheduler`",
         "gradient_clip_val": "`Trainer.gradient_clip_val`; None for a module that steps its optimiser itself",
         "gradient_clip_algorithm": "`Trainer.gradient_clip_algorithm`; 'agc': `optimisers.clip_adaptively`",

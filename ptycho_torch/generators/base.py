@@ -42,9 +42,16 @@ class FramesOnCanvas(Protocol):
 
 
 class Generator(nn.Module, ABC):
-    """Base of all generators: the object on the canvas from the frames on it."""
+    """Base of all generators: the object on the canvas from the frames on it.
+
+    Attributes:
+        name: of the architecture.
+        learning_rate_share: what the optimiser takes of the configured learning rate; layers of many channels need
+            smaller steps.
+    """
 
     name: str
+    learning_rate_share: float = 1.0
 
     def networks(self) -> list[nn.Module]:
         """The parts that are called on tensors alone, which is what can be compiled."""

@@ -18,6 +18,7 @@ class Patchwise(Generator):
     """
 
     name = "cnn"
+    learning_rate_share = 0.2  # docs/findings.md, RATE-001
 
     def __init__(self, autoencoder: CnnAutoencoder, baseline_steps: int) -> None:
         super().__init__()

@@ -240,8 +240,8 @@ def cpu_seconds():
     ("algorithm", "N", "defocus_error", "least"),
     [
         *((algorithm, 64, 0.0, 0.9) for algorithm in ALL),
-        *((algorithm, 64, 0.1, 0.85) for algorithm in LIBRARIES),
-        *((algorithm, 128, 0.0, 0.9) for algorithm in LIBRARIES),
+        *((algorithm, 64, 0.1, 0.85) for algorithm in ALL),
+        *((algorithm, 128, 0.0, 0.9) for algorithm in ALL),
     ],
 )
 def test_acceptance(algorithm, N, defocus_error, least, tmp_path, record_property):

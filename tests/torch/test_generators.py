@@ -6,10 +6,12 @@ import torch
 from ptycho.config.config import ModelConfig as PublicModelConfig
 from ptycho.config.config import TrainingConfig
 from ptycho.errors import InputError
-from ptycho_torch.config_params import ModelConfig
+from ptycho_torch.config_params import DataConfig, ModelConfig
+from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
 from ptycho_torch.generators.projection_unet import ProjectionUNet, apply_correction, correction_features
 from ptycho_torch.generators.registry import available, build_generator, register, resolve_generator
 from ptycho_torch.generators.unet import UNet
+from ptycho_torch.model import PtychoPINN_Lightning
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_name():
@@ -77,3 +79,17 @@ def test_the_correction_is_bounded_and_zero_changes_nothing():
 def test_vacuum_without_light_gives_no_features():
     canvas = torch.ones(1, 8, 8, dtype=torch.complex64)
     assert correction_features(canvas, canvas, torch.zeros(1, 8, 8)).abs().max() == 0
+
+
+@pytest.mark.parametrize(("architecture", "share"), [("projection_unet", 1.0), ("cnn", 0.2)])
+def test_the_optimiser_takes_the_share_of_the_rate_that_the_network_wants(architecture, share):
+    config = ModelConfig(architecture=architecture, n_filters_scale=1)
+    module = PtychoPINN_Lightning(config, DataConfig(N=64), TorchTrainingConfig(learning_rate=0.5))
+    assert module.configure_optimizers().param_groups[0]["lr"] == share * 0.5
+
+
+@pytest.mark.parametrize("architecture", ["projection_unet", "cnn"])
+def test_weights_are_channels_last(architecture):
+    generator = build_generator(ModelConfig(architecture=architecture), 64)
+    kernels = [p for p in generator.parameters() if p.ndim == 4]
+    assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
