@@ -46,10 +46,15 @@ def _check(N: int, n: int) -> None:
 
 
 def crop_frames(frames: Any, n: int) -> Any:
-    """The central n x n pixels of the last two axes, a view; index N//2 becomes index n//2."""
+    """The central n x n pixels of the last two axes, a view; index N//2 becomes index n//2.
+
+    Frames that stay on disk stay there.
+    """
     N = frames.shape[-1]
     _check(N, n)
     first = N // 2 - n // 2
+    if hasattr(frames, "cropped"):
+        return frames.cropped(slice(first, first + n), slice(first, first + n))
     return frames[..., first : first + n, first : first + n]
 
 
@@ -91,8 +96,9 @@ def cropped_entries(raw: RawData, n: int) -> dict[str, Any]:
     """The attributes of `raw` that change when its frames are cropped to n x n pixels."""
     N = raw.N
     ratio = n / N
+    cut = crop_frames(raw.diff3d, n)
     entries: dict[str, Any] = {
-        "diff3d": np.ascontiguousarray(crop_frames(raw.diff3d, n)),
+        "diff3d": np.ascontiguousarray(cut) if type(cut) is np.ndarray else cut,
         "bad_pixels": None if raw.bad_pixels is None else crop_frames(raw.bad_pixels, n).copy(),
         "pixel_size_m": None if raw.pixel_size_m is None else raw.pixel_size_m / ratio,
         "Y": None if raw.Y is None else crop_patches(raw.Y, n),

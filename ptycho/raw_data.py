@@ -127,10 +127,13 @@ class RawData(MeasuredFrames):
         return cls(**read_scan(path, **stated))
 
     def to_file(self, path: str | Path, compressed: bool = False) -> None:
-        """Write the scan as NPZ (specs/data_contracts.md), atomically and without pickled objects."""
-        from ptycho.io.npz import write_scan_npz
-
-        write_scan_npz(path, self, compressed=compressed)
+        """Write the scan, atomically and without pickled objects (specs/data_contracts.md): as HDF5 if the name ends
+        in .h5 or .hdf5, else as NPZ."""
+        if Path(path).suffix.lower() in (".h5", ".hdf5"):
+            from ptycho.io.hdf5 import write_scan_hdf5 as write
+        else:
+            from ptycho.io.npz import write_scan_npz as write
+        write(path, self, compressed=compressed)
 
     # ------------------------------------------------------------------ properties
 
@@ -195,8 +198,8 @@ class RawData(MeasuredFrames):
         The frames' zero frequency stays at index N_new//2, bad_pixels follow. The probe is cropped in centred
         Fourier space with the ortho norm, so that its far field at the pixels that are kept does not change.
         Positions are multiplied by N_new / N. Objects and patches are resampled so that this holds exactly;
-        see ptycho.cropping for the half pixels. The cropped frames are copied, so that the full ones can be
-        freed.
+        see ptycho.cropping for the half pixels. Cropped frames are copied, so that the full ones can be
+        freed; frames on disk stay there.
         """
         from ptycho.cropping import cropped_entries
 

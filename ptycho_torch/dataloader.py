@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import InputError
-from ptycho.io.npz import LAYOUTS, open_npz, read_entry
+from ptycho.io.npz import open_npz, read_entry
+from ptycho.io.scan_entries import LAYOUTS
 from ptycho.validation import check_positions, fault
 
 _FRAME_KEYS = ("diff3d", "diffraction")

@@ -153,7 +153,7 @@ def test_saturated_pixels_are_reported(scan_arrays, caplog):
         (b"", "an empty file"),
         (b"hello world, hello", "an unknown format"),
         (b"PK\x03\x04 truncated", "cannot be read"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n", "cannot be read as HDF5"),
     ],
 )
 def test_files_that_are_no_scans(tmp_path, content, fragment):

@@ -19,6 +19,7 @@ from ptycho import progress, validation
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.mistakes import reported
 from ptycho.cli.progress import TerminalProgress, _Work, show_progress
+from ptycho.io import npz
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -310,6 +311,20 @@ def test_checking_a_scan_is_told_frame_by_frame(monkeypatch):
         validation.check_frame_values(frames, None, "scan")
     (entry,) = recorder.tasks
     assert (entry["what"], entry["total"], entry["done"], len(entry["texts"])) == ("Checking the frames", 12, 12, 3)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_decompressing_a_file_is_told(tmp_path, monkeypatch, order):
+    monkeypatch.setattr(npz, "_PIECE_BYTES", 1000)
+    frames = np.asarray(np.random.default_rng(0).poisson(5.0, (12, 16, 16)).astype(np.uint16), order=order)
+    np.savez_compressed(tmp_path / "scan.npz", diff3d=frames, xcoords=np.arange(12.0), ycoords=np.arange(12.0))
+    recorder = Recorder()
+    with progress.reporting_to(recorder):
+        entries = npz.read_scan_npz(tmp_path / "scan.npz")
+    np.testing.assert_array_equal(entries["diff3d"], frames)
+    (entry,) = recorder.named("Reading the file")
+    assert entry["done"] == pytest.approx(entry["total"]) == pytest.approx(frames.nbytes / 2**20)
+    assert len(entry["texts"]) == 7 and entry["ended"]
 
 
 def test_calibration_and_inference_are_told():

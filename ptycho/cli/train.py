@@ -35,7 +35,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network on one SCAN or several, and reconstruct their objects.
 
-    SCAN is an NPZ file with diff3d (frames), xcoords, ycoords (patch centres in object pixels) and
+    SCAN is a file (NPZ or HDF5) with diff3d (frames), xcoords, ycoords (patch centres in object pixels) and
     probeGuess. The output folder receives the model (wts.h5.zip), the object (reconstruction.npz and .h5),
     pictures and figures (metrics.json). Several scans train one model, each with its own probe; the results
     of each go to a folder of its name.

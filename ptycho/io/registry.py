@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.errors import InputError, MissingFileError
+from ptycho.io.hdf5 import read_scan_hdf5
 from ptycho.io.npz import read_scan_npz
 
 __all__ = ["ScanReader", "READERS", "reader_for", "read_scan", "HDF5_MAGIC", "ZIP_MAGIC"]
@@ -35,6 +36,7 @@ class ScanReader:
 # entry.
 READERS: tuple[ScanReader, ...] = (
     ScanReader("NPZ", (".npz",), lambda _path, head: head.startswith(ZIP_MAGIC), read_scan_npz),
+    ScanReader("HDF5", (".h5", ".hdf5"), lambda _path, head: head.startswith(HDF5_MAGIC), read_scan_hdf5),
 )
 
 
@@ -58,13 +60,7 @@ def reader_for(path: str | Path) -> ScanReader:
         if reader.matches(file, head):
             return reader
     kinds = ", ".join(f"{r.name} ({' '.join(r.suffixes)})" for r in READERS)
-    found = (
-        "an empty file"
-        if not head
-        else "an HDF5 file"
-        if head.startswith(HDF5_MAGIC)
-        else "an unknown format"
-    )
+    found = "an unknown format" if head else "an empty file"
     raise InputError(
         f"{file}: found {found}, expected a scan file: {kinds}. Convert it, or check that it is complete."
     )

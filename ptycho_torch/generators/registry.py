@@ -79,7 +79,7 @@ def build_generator(config: ModelConfig, side: int) -> Generator:
     generator = _BUILDERS[_known(config.architecture)](config, side)
     for network in generator.networks():
         # convolutions take 0.5 to 0.9 of the time in this order of the weights (docs/performance.md)
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return generator
 
 
