@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,28 @@ from ptycho.validation import chunks, fault
 __all__ = ["MeasuredFrames"]
 
 logger = logging.getLogger(__name__)
+
+
+class _Mapped(NamedTuple):
+    """Where in a file the frames of a memory map are; the map itself would be pickled with all its contents."""
+
+    file: str
+    dtype: np.dtype[Any]
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, frames: np.memmap[Any, Any]) -> _Mapped:
+        root: Any = frames
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        first = frames.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+        return cls(str(root.filename), frames.dtype, root.offset + first, frames.shape, frames.strides)
+
+    def frames(self) -> npt.NDArray[Any]:
+        whole = np.memmap(self.file, np.uint8, "r")
+        return np.ndarray(self.shape, self.dtype, whole, self.offset, self.strides)
 
 
 class MeasuredFrames:
@@ -37,6 +59,16 @@ class MeasuredFrames:
     _decided: tuple[str, str] | None
     _amplitude_scale: float | None
     _mean_counts: float | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Frames that are mapped from a file stay there."""
+        mapped = isinstance(self.diff3d, np.memmap) and self.diff3d.filename is not None
+        return {**self.__dict__, "diff3d": _Mapped.of(self.diff3d)} if mapped else dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.diff3d, _Mapped):
+            self.diff3d = self.diff3d.frames()
 
     def _forget_domain(self, requested: str) -> None:
         self._requested_domain = canonical_domain(requested)

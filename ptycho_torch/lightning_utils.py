@@ -48,6 +48,16 @@ def monitored_metric(execution: PyTorchExecutionConfig, loss_name: str, val_loss
     return asked
 
 
+def strategy_of(execution: PyTorchExecutionConfig) -> str:
+    """Lightning's strategy. Processes that nobody has started yet are started by the training itself.
+
+    Lightning's own way for "ddp" runs the caller's script again for each of them, results and all.
+    """
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    several = execution.devices not in (1, "auto") and execution.strategy in ("auto", "ddp")
+    return "ddp_spawn" if several and not launched else execution.strategy
+
+
 def _precision(execution: PyTorchExecutionConfig) -> str:
     """What the device can do of what was asked for."""
     if execution.precision == "16-mixed" and device_of(execution) == "cpu":
@@ -113,7 +123,10 @@ class TimeLimit(pl_callbacks.Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look at the clock; at least one step is taken."""
-        if time.monotonic() >= self.ends_at and not trainer.should_stop:
+        # all processes leave after the same step
+        if trainer.strategy.reduce_boolean_decision(time.monotonic() >= self.ends_at, all=False) and (
+            not trainer.should_stop
+        ):
             logger.info("Training stops: the time is up.")
             trainer.should_stop = True
 
@@ -254,7 +267,9 @@ def trainer_arguments(
         "max_epochs": max_epochs,
         "accelerator": execution.accelerator,
         "devices": execution.devices,
-        "strategy": execution.strategy,
+        "strategy": strategy_of(execution),
+        # batches know the process that they are for, see ptycho_torch.data.samplers
+        "use_distributed_sampler": False,
         "precision": _precision(execution),
         "deterministic": execution.deterministic,
         "gradient_clip_val": None if manual else execution.gradient_clip_val,

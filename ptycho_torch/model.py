@@ -213,7 +213,8 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)
         self._log(self.loss_name, "train_loss", loss, batch)
-        return loss
+        # gradients are averaged over the processes, which may have unequal numbers of frames
+        return loss * batch[0]["share"] if "share" in batch[0] else loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._log(self.val_loss_name, "val_loss", self.compute_loss(batch), batch)

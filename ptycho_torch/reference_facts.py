@@ -113,7 +113,7 @@ FELT_BY: dict[type, dict[str, str]] = {
     PyTorchExecutionConfig: {
         "accelerator": "`Trainer.accelerator`; the device of calibration and of the stream",
         "devices": "`Trainer.devices`",
-        "strategy": "`Trainer.strategy`",
+        "strategy": "`Trainer.strategy`; for several devices that no launcher serves, 'auto' and 'ddp' are 'ddp_spawn'",
         "deterministic": "`Trainer.deterministic`",
         "precision": "`Trainer.precision`; Fourier transforms take 32 bits at least",
         "compile": "`Module.compile` of the generator's networks",

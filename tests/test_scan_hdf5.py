@@ -73,6 +73,16 @@ def test_other_processes_read_by_themselves(tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(frames))[5], expected)
 
 
+def test_a_pickled_scan_leaves_its_frames_on_disk(stored):
+    raw, read = stored
+    some = slice(3, 40, 5)
+    for scan, expected in ((read, raw), (read.crop(16), raw.crop(16)), (read.subset(some), raw.subset(some))):
+        pickled = pickle.dumps(scan)
+        if not isinstance(scan.diff3d, np.ndarray) or isinstance(scan.diff3d, np.memmap):
+            assert len(pickled) < len(pickle.dumps(expected)) - expected.diff3d.nbytes // 3
+        np.testing.assert_array_equal(pickle.loads(pickled).counts(), expected.counts())
+
+
 def test_frames_of_detectors_are_read_with_their_filters(tmp_path):
     plugin = pytest.importorskip("hdf5plugin")
     raw = small_scan()

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
             used (B, K) bool, frames that make the object; scored (B, K) bool, frames whose likelihood counts;
             coords_relative (B, K, 1, 2) float32 (x, y) = centre of the block - position, pixels;
             experiment_id (B,) int64, the number of the scan;
+            share () float32, weight of the loss among those of several processes, 1 for one;
             rms_scaling_constant, physics_scaling_constant (B, 1, 1, 1): sqrt(counts) times the first have a mean
             energy of (N/2)^2, and the second is its inverse;
             good_pixels (N, N) bool, only where there is a mask;
@@ -84,6 +85,7 @@ class BlockDataset(Dataset[Batch]):
             "rms_scaling_constant": 1 / scaling,
             "physics_scaling_constant": scaling,
             "experiment_id": torch.full((n_blocks,), number),
+            "share": torch.tensor(requests[0].share),
         }
         if placed.raw.bad_pixels is not None:
             fields["good_pixels"] = torch.from_numpy(placed.raw.good_pixels)

@@ -42,18 +42,20 @@ class BlockDataModule(LightningDataModule):
         execution_config: worker processes and memory pinning.
         n_groups: groups of ``C`` frames per epoch and scan; None for every frame once.
         validation: scans to validate with; where there are some, every frame of ``scans`` is trained on.
+        processes: how many train together; each gets its part of every step.
 
     Attributes:
         train_indices, val_indices: frames of the first scan that are trained on, and that are withheld.
-        blocks_per_step: blocks of an optimiser step, by scan.
+        blocks_per_step: blocks of an optimiser step, of all processes together, by scan.
     """
 
     def __init__(
         self, scans: LitScan | Sequence[LitScan], data_config: DataConfig, model_config: ModelConfig,
         training_config: TrainingConfig, execution_config: PyTorchExecutionConfig, n_groups: int | None = None,
-        validation: LitScan | Sequence[LitScan] = (),
+        validation: LitScan | Sequence[LitScan] = (), processes: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
+        self._processes = processes
         self._execution = execution_config
         self._data, self._model, self._training, self._n_groups = data_config, model_config, training_config, n_groups
         self._scans, self._beside = _as_list(scans), _as_list(validation)
@@ -82,7 +84,8 @@ class BlockDataModule(LightningDataModule):
         config, C = self._training, self._data.C
         if scan.groups is not None:
             groups = scan.groups if self._n_groups is None else scan.groups[: self._n_groups]
-            return GroupBlocks(groups, None if config.sequential_sampling else config.seed), config.batch_size
+            blocks_of_groups = GroupBlocks(groups, None if config.sequential_sampling else config.seed)
+            return blocks_of_groups, max(config.batch_size, self._processes)
         if len(members) == 0:
             raise InputError(
                 f"val_fraction={config.val_fraction!r} withholds all of {scan.placed.raw.n_frames} frames: found "
@@ -101,7 +104,7 @@ class BlockDataModule(LightningDataModule):
             centres=centres, sequential=config.sequential_sampling,
         )  # fmt: skip
         # batch_size counts groups of C frames; a step takes whole blocks, at least one, and steps are evenly large
-        steps = -(-len(blocks) // max(1, round(config.batch_size * C / block)))
+        steps = -(-len(blocks) // max(self._processes, round(config.batch_size * C / block)))
         return blocks, -(-len(blocks) // steps)
 
     def _validation_parts(self) -> tuple[list[LitScan], list[ValidationBlocks | GroupBlocks]]:
@@ -130,13 +133,14 @@ class BlockDataModule(LightningDataModule):
         self, scans: Sequence[LitScan], parts: Sequence[tuple[Sampler[BlockRequest], int]], seed: int | None
     ) -> DataLoader[Batch]:  # fmt: skip
         batches: dict[str, Any] = {"batch_sampler": MixedBatches(parts, seed)}
-        if len(parts) == 1:
+        if len(parts) == 1 and self._processes == 1:
             batches = {"sampler": parts[0][0], "batch_size": parts[0][1]}
         return DataLoader(
             BlockDataset(scans),
             collate_fn=as_it_is,
-            # its own generator: a loader's seed must not be drawn from the caller's
-            generator=torch.Generator().manual_seed(0),
+            # its own generator: a loader's seed must not be drawn from the caller's. Other processes do not touch
+            # that one, and torch cannot hand two generators over to them.
+            generator=torch.Generator().manual_seed(0) if self._processes == 1 else None,
             **batches,
             **loader_arguments(self._execution),
         )
@@ -147,7 +151,7 @@ class BlockDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches that score the withheld frames; empty when none are withheld."""
-        return self._loader(self._val_scans, [(blocks, 1) for blocks in self._val], None) if self._val else []
+        return self._loader(self._val_scans, [(b, self._processes) for b in self._val], None) if self._val else []
 
 
 def _as_list(scans: LitScan | Sequence[LitScan]) -> list[LitScan]:

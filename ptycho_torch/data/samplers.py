@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch.utils.data import Sampler
@@ -15,12 +16,17 @@ from ptycho.grouping import compact_blocks
 
 
 class BlockRequest(NamedTuple):
-    """Which frames a block is made of: indices, used and scored, each (K,), and the number of their scan."""
+    """Which frames a block is made of: indices, used and scored, each (K,), and the number of their scan.
+
+    share: weight of the loss of the batch that the block is in, so that the mean over all processes is the mean over
+    the scored frames of the whole step.
+    """
 
     indices: NDArray[np.int64]
     used: NDArray[np.bool_]
     scored: NDArray[np.bool_]
     scan: int = 0
+    share: float = 1.0
 
 
 class TrainingBlocks(Sampler[BlockRequest]):
@@ -139,11 +145,33 @@ class ValidationBlocks(Sampler[BlockRequest]):
         return iter(self._requests)
 
 
+def place_among_processes() -> tuple[int, int]:
+    """Number of this process, and how many train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def own_share(step: list[BlockRequest], rank: int, world: int) -> list[BlockRequest]:
+    """The blocks of a step that are the work of one of several processes.
+
+    Each process has something to do in every step: where there are too few blocks, one that is not scored.
+    """
+    if world == 1:
+        return step
+    mine = step[rank::world] or [step[0]._replace(scored=np.zeros_like(step[0].scored))]
+    scored = sum(int(request.scored.sum()) for request in step)
+    share = world * sum(int(request.scored.sum()) for request in mine) / max(1, scored)
+    return [request._replace(share=share) for request in mine]
+
+
 class MixedBatches(Sampler[list[BlockRequest]]):
-    """Batches of several scans, each batch from one scan, the scans in random order.
+    """Batches of several scans, each batch from one scan, the scans in random order; or of one scan.
+
+    Where several processes train together, all go through the same steps, each with its own share of the blocks.
 
     Args:
-        parts: (sampler of a scan's blocks, blocks per batch) of each scan.
+        parts: (sampler of a scan's blocks, blocks per step) of each scan.
         seed: of the order; None takes one scan after the other.
     """
 
@@ -173,7 +201,8 @@ class MixedBatches(Sampler[list[BlockRequest]]):
         streams = [iter(sampler) for sampler, _ in self.parts]
         for scan in turns.tolist():
             chosen = itertools.islice(streams[scan], self.parts[scan][1])
-            yield [request._replace(scan=scan) for request in chosen]
+            step = [request._replace(scan=scan) for request in chosen]
+            yield own_share(step, *place_among_processes())
 
 
 def split_frames(n_frames: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -103,7 +105,7 @@ class TrainingJob:
         self.module = _prepared(payload, module)
         if config.init_from is not None:
             _start_from(self.module, config.init_from, self.notes)
-        self.history = _LossHistory(self.module)
+        self.history = _LossHistory(self.module, config.nepochs)
         self._recon_log = ReconstructionLog.asked_by(execution, output_dir)
         with lightning_utils.quiet_lightning():
             self.trainer = lightning_utils.make_trainer(self._trainer_arguments(validates))
@@ -134,11 +136,6 @@ class TrainingJob:
         """Train; arguments and errors as of :func:`run_training`."""
         payload = self.payload
         scans, calibration_s = lit_scans(payload, source, self.notes)
-        if len(scans) > 1 and payload.execution_config.devices != 1:
-            raise InputError(
-                f"devices={payload.execution_config.devices!r}: several scans are trained on one device; found "
-                f"{len(scans)}. Say devices=1, or train on one scan."
-            )
         _remember(self.module, scans[0])
         if self._recon_log is not None:
             self._recon_log.scan = scans[0].placed
@@ -146,6 +143,7 @@ class TrainingJob:
             scans, payload.pt_data_config, payload.pt_model_config, payload.pt_training_config,
             payload.execution_config, payload.tf_training_config.n_groups,
             [] if validation is None else validation_scans(payload, validation, scans),
+            getattr(self.trainer, "world_size", 1),
         )  # fmt: skip
         start = time.monotonic()
         lightning_utils.clear_run(self.output_dir)
@@ -216,17 +214,34 @@ def _remember(module: Any, scan: LitScan) -> None:
 
 
 class _LossHistory(pl.Callback):
-    """Collects the losses of every epoch under the names "train" and "val"."""
+    """Collects the losses of every epoch under the names "train" and "val", also out of other processes.
 
-    def __init__(self, module: Any) -> None:
+    Args:
+        module: logs the losses.
+        max_epochs: as many are kept.
+    """
+
+    def __init__(self, module: Any, max_epochs: int) -> None:
         self.names = {
             "train": getattr(module, "loss_name", "train_loss"),
             "val": getattr(module, "val_loss_name", "val_loss"),
         }
-        self.losses: dict[str, list[float]] = {}
+        # memory that a process which is started for the training shares with this one
+        context = torch.multiprocessing.get_context("spawn")
+        self._shared = context.RawArray("d", [math.nan] * (max_epochs * len(self.names)))
+
+    @property
+    def losses(self) -> dict[str, list[float]]:
+        """Values by name; a name without any is left out."""
+        table = np.array(self._shared).reshape(-1, len(self.names))
+        found = {name: column[~np.isnan(column)].tolist() for name, column in zip(self.names, table.T, strict=True)}
+        return {name: values for name, values in found.items() if values}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take what the epoch has logged."""
-        for short, name in self.names.items():
-            if name in trainer.callback_metrics:
-                self.losses.setdefault(short, []).append(float(trainer.callback_metrics[name]))
+        if not trainer.is_global_zero:
+            return
+        for column, name in enumerate(self.names.values()):
+            place = trainer.current_epoch * len(self.names) + column
+            if name in trainer.callback_metrics and place < len(self._shared):
+                self._shared[place] = float(trainer.callback_metrics[name])

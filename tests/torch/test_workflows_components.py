@@ -388,7 +388,7 @@ class TestTrainWithLightningGreen:
             gradient_clip_algorithm="value", fields={"nepochs": 7},
         )  # fmt: skip
         expected = {
-            "devices": 2, "strategy": "ddp", "precision": "bf16-mixed", "accumulate_grad_batches": 3,
+            "devices": 2, "strategy": "ddp_spawn", "precision": "bf16-mixed", "accumulate_grad_batches": 3,
             "enable_progress_bar": True, "enable_checkpointing": False, "logger": False, "gradient_clip_val": 0.5,
             "gradient_clip_algorithm": "value", "max_epochs": 7,
         }  # fmt: skip
