@@ -18,8 +18,8 @@ help:
 	@echo "make test-slow the slow acceptance tests (the real scan needs SIEMENS_STAR_DIR)"
 	@echo "make test-ptychodus  the tests with the real ptychodus, in an environment of their own"
 	@echo "make lint      ruff and mypy"
-	@echo "make bench     the demo, and the real scan if SIEMENS_STAR_DIR is set, with their figures"
-	@echo "make bench-quality   networks against each other on all benchmark scans; takes hours"
+	@echo "make bench     speed and memory of every part; the demo, and the real scan if SIEMENS_STAR_DIR is set"
+	@echo "make bench-quality   networks against each other on all benchmark scans; takes an hour"
 	@echo "make docs      the documentation as a site, in site/"
 	@echo "make setup     only make $(VENV) and install into it"
 	@echo "make clean     remove results and caches (not $(VENV))"
@@ -49,6 +49,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/parts.py
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/ptychopinn demo --output-dir "$(BENCH_OUT)/demo" --seed $(SEED) --overwrite
 	@if [ -n "$$SIEMENS_STAR_DIR" ]; then \
 	  $(BIN)/ptychopinn train "$$SIEMENS_STAR_DIR/scan.npz" --crop 64 --half 62 \
