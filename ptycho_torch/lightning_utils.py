@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as pl_callbacks
@@ -263,11 +264,14 @@ def trainer_arguments(
             "accum_steps=1, or automatic optimisation."
         )
     adaptive = execution.gradient_clip_algorithm == "agc"
+    strategy = strategy_of(execution)
     return {
         "max_epochs": max_epochs,
         "accelerator": execution.accelerator,
         "devices": execution.devices,
-        "strategy": strategy_of(execution),
+        "strategy": strategy,
+        # within a batch job of one task the job's own environment would ask for as many tasks as processes
+        "plugins": [LightningEnvironment()] if strategy == "ddp_spawn" else None,
         # batches know the process that they are for, see ptycho_torch.data.samplers
         "use_distributed_sampler": False,
         "precision": _precision(execution),

@@ -59,7 +59,9 @@ def trained(folder, devices):
     return run_training(payload_of(config, execution, output_dir=folder), small_scan(60))
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, monkeypatch):
+    for name, value in (("NTASKS", "1"), ("JOB_NAME", "job"), ("NTASKS_PER_NODE", "1"), ("JOB_ID", "1")):
+        monkeypatch.setenv(f"SLURM_{name}", value)  # as in a batch job of one task
     one, two = trained(tmp_path / "one", 1), trained(tmp_path / "two", 2)
     for (name, expected), found in zip(one.module.state_dict().items(), two.module.state_dict().values(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=name)
