@@ -54,7 +54,7 @@ def strategy_of(execution: PyTorchExecutionConfig) -> str:
 
     Lightning's own way for "ddp" runs the caller's script again for each of them, results and all.
     """
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     several = execution.devices not in (1, "auto") and execution.strategy in ("auto", "ddp")
     return "ddp_spawn" if several and not launched else execution.strategy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ptycho.cli.knobs import TRAINING_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
+from ptycho.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
@@ -60,6 +62,7 @@ def start_training(
     """
     from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, check_output_dir
 
+    _refuse_launcher()
     inputs = [path for path in (*scans, settings.get("reference"), config_file) if path is not None]
     names = (*MODEL_FILES, *RESULT_FILES)
     out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs)
@@ -70,6 +73,16 @@ def start_training(
         _describe(raws[0], shared.named_scans(scan_name, scans) | {"output_dir": out}, settings, config_file)
         return
     shared.train_and_report(raws, scans, out, folders, settings.values, reference=wanted, half=settings.get("half"))
+
+
+def _refuse_launcher() -> None:
+    """One process writes the results; it starts the others itself."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "1"):
+        raise InputError(
+            f"WORLD_SIZE={world}: found one of several processes that a launcher has started, expected one: each would "
+            f"write the results. Start one, and say --devices {world}."
+        )
 
 
 def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_file: Path | None) -> None:

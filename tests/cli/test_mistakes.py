@@ -101,6 +101,12 @@ def test_bad_values_of_flags(scan_file, tmp_path, backend, flags):
     check_mistake(run("train", scan_file, "-o", tmp_path / "out", *flags), flags[0])
 
 
+def test_processes_of_a_launcher(scan_file, tmp_path, backend, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_mistake(run("train", scan_file, "--output-dir", tmp_path / "out"), "WORLD_SIZE=2", "--devices 2")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_domain(scan_file, tmp_path, backend):
     result = run("train", scan_file, "-o", tmp_path / "out", "--measurement-domain", "counts?", "-q")
     check_mistake(result, "counts?", "intensity")
