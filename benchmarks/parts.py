@@ -75,7 +75,7 @@ def stitching(repeats: int) -> Rows:
     import torch
 
     from ptycho.geometry import canvas_for, placements
-    from ptycho_torch.physics.patches import merge_from_sums, place
+    from ptycho_torch.physics.patches import add_patches, merge_from_sums
 
     side, batch = 64, 256
     patches = torch.polar(torch.ones(batch, side, side), torch.rand(batch, side, side))
@@ -90,8 +90,8 @@ def stitching(repeats: int) -> Rows:
             total, weight = torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
             for part in starts.split(batch):
                 some = weights[: len(part)]
-                total += place(patches[: len(part)] * some, part, shape)
-                weight += place(some, part, shape)
+                add_patches(total, patches[: len(part)] * some, part)
+                add_patches(weight, some, part)
             merge_from_sums(total, weight, torch.tensor(1e-6))
 
         taken = median_time(stitch, repeats if n < 1_000_000 else 1)

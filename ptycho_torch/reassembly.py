@@ -17,9 +17,9 @@ from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pi
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
-from ptycho_torch.physics.patches import extract, merge_from_sums, place
+from ptycho_torch.physics.patches import add_patches, extract, merge_from_sums
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
-from ptycho_torch.solvers.projection import momentum, projection_sum, vacuum
+from ptycho_torch.solvers.projection import momentum, projected, vacuum
 
 TILE_PX = 512
 """Side of the tiles in which a network runs over a large canvas, before its margin is added."""
@@ -71,7 +71,7 @@ class StreamedFrames:
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
         with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
             for at in self.batches():
-                self._weight += place(merge_weights(self._probes(at)), self._starts(at), scan.canvas.shape)
+                add_patches(self._weight, merge_weights(self._probes(at)), self._starts(at))
                 step(len(at))
 
     def batches(self) -> Iterator[Tensor]:
@@ -93,16 +93,16 @@ class StreamedFrames:
 
     def project(self, canvas: Tensor, steps: int) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
-        n, shape = self.probe.shape[-1], self.scan.canvas.shape
+        n = self.probe.shape[-1]
         ahead = current = canvas[0]
         with progress.task("Projecting onto the counts", steps * self.scan.raw.n_frames, "frame") as done:
             for step in range(steps):
                 total = torch.zeros_like(current)
                 for at in self.batches():
                     starts = self._starts(at)
-                    total += projection_sum(
-                        extract(ahead, starts, n), self._counts(at).sqrt(), self._probes(at), starts, shape, self._good
-                    )
+                    amplitudes = self._counts(at).sqrt()
+                    revised = projected(extract(ahead, starts, n), amplitudes, self._probes(at), self._good)
+                    add_patches(total, revised, starts)
                     done(len(at), f"step {step + 1} of {steps}")
                 merged = merge_from_sums(total, self._weight, self._floor)
                 ahead = merged + momentum(step) * (merged - current)
@@ -129,8 +129,8 @@ class StreamedFrames:
                 amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
                 moved = placed_patches(predict, amplitudes, self.scan.fractions[at].to(self.probe.device), group)
                 weights = merge_weights(self._probes(at)) * once[:, None, None]
-                total += place(moved * weights, self._starts(at), shape)
-                weight += place(weights, self._starts(at), shape)
+                add_patches(total, moved * weights, self._starts(at))
+                add_patches(weight, weights, self._starts(at))
                 step(len(at))
         return merge_from_sums(total, weight, floor)[None]
 

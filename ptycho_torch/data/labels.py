@@ -12,7 +12,7 @@ from ptycho.errors import InputError
 from ptycho.raw_data import RawData
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.fourier import fourier_shift
-from ptycho_torch.physics.patches import place
+from ptycho_torch.physics.patches import add_patches
 
 EMPTY = 1e-6
 """An object whose values spread less than this says nothing."""
@@ -83,6 +83,6 @@ def _from_patches(placed: PlacedScan, patches: NDArray[np.complex64]) -> Tensor:
     count = torch.zeros(shape)
     for at in torch.arange(len(patches)).split(_CHUNK):
         moved = _moved(placed, patches, at)
-        total += place(moved, placed.starts[at], shape)
-        count += place(torch.ones_like(moved.real), placed.starts[at], shape)
+        add_patches(total, moved, placed.starts[at])
+        add_patches(count, torch.ones_like(moved.real), placed.starts[at])
     return torch.where(count > 0, total / count.clamp(min=1), torch.ones((), dtype=total.dtype))

@@ -61,6 +61,18 @@ def place(patches: Tensor, starts: Tensor, shape: tuple[int, int]) -> Tensor:
     return empty.scatter_add(-1, index, patches.flatten(-3)).unflatten(-1, shape)
 
 
+def add_patches(canvas: Tensor, patches: Tensor, starts: Tensor) -> None:
+    """Add patches to a canvas in place, at a cost that does not depend on the canvas; for streams, without gradient.
+
+    Args:
+        canvas: (H, W), contiguous; changed.
+        patches: (K, n, n).
+        starts: (K, 2) int64.
+    """
+    index = patch_index(starts, patches.shape[-1], canvas.shape[-1])
+    canvas.view(-1).scatter_add_(-1, index, patches.flatten(-3))
+
+
 def merge_from_sums(weighted: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
     """(weighted + floor) / (weight + floor): the merged object, vacuum (1) where nothing was seen."""
     return (weighted + floor) / (weight + floor)

@@ -31,25 +31,20 @@ def momentum(step: int) -> float:
     return step / (step + 3)
 
 
-def projection_sum(
-    patches: Tensor, amplitudes: Tensor, probes: Tensor, starts: Tensor, shape: tuple[int, int],
-    good_pixels: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Numerator of the merge after one projection: sum over frames of conj(P) psi', on the canvas.
+def projected(patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: Tensor | None = None) -> Tensor:
+    """What each frame adds to the numerator of the merge after one projection: sum over modes of conj(P) psi'.
 
     Args:
         patches: (..., K, N, N) complex, the object seen by each frame.
         amplitudes: (..., K, N, N) real, square roots of counts, zero frequency first.
         probes: (..., K, M, N, N) complex, shifted by the frames' sub-pixel parts.
-        starts: (..., K, 2) int64.
-        shape: (H, W) of the canvas.
         good_pixels: (N, N) bool, zero frequency first, or None.
 
     Returns:
-        (..., H, W) complex.
+        (..., K, N, N) complex.
     """
     revised = replace_amplitude(exit_waves(probes, patches), amplitudes, good_pixels)
-    return place((probes.conj() * revised).sum(dim=-3), starts, shape)
+    return (probes.conj() * revised).sum(dim=-3)
 
 
 def project(
@@ -60,7 +55,8 @@ def project(
 
     Args:
         canvas: (..., H, W) complex.
-        amplitudes, probes, starts, good_pixels: see :func:`projection_sum`.
+        amplitudes, probes, good_pixels: see :func:`projected`.
+        starts: (..., K, 2) int64.
         floor: scalar, the merge's regularisation in units of |P|^2; pulls the unlit to vacuum.
         steps: number of projections; 0 returns ``canvas`` itself.
 
@@ -74,7 +70,8 @@ def project(
     ahead = canvas
     for step in range(steps):
         patches = extract(ahead, starts, amplitudes.shape[-1])
-        merged = merge_from_sums(projection_sum(patches, amplitudes, probes, starts, shape, good_pixels), weight, floor)
+        total = place(projected(patches, amplitudes, probes, good_pixels), starts, shape)
+        merged = merge_from_sums(total, weight, floor)
         ahead = merged + momentum(step) * (merged - canvas)
         canvas = merged
     return canvas

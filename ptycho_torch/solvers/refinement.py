@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptycho_torch.physics.backprojection import replace_amplitude
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe, unshift_probe_sum
-from ptycho_torch.physics.patches import extract, place
+from ptycho_torch.physics.patches import add_patches, extract, place
 from ptycho_torch.solvers.gauge import ProbeGauge
 
 AmplitudeSource = Callable[[Tensor], Tensor]
@@ -98,7 +98,7 @@ def _illumination(probe: Tensor, starts: Tensor, fractions: Tensor, shape: tuple
     """(H, W) real: sum over frames and modes of |P|^2."""
     weight = torch.zeros(shape, dtype=probe.real.dtype, device=probe.device)
     for at in torch.arange(len(starts), device=starts.device).split(256):
-        weight += place(merge_weights(shift_probe(probe, fractions[at])), starts[at], shape)
+        add_patches(weight, merge_weights(shift_probe(probe, fractions[at])), starts[at])
     return weight
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from laws.oracle import random_complex, random_starts
-from ptycho_torch.physics.patches import extract, merge, place
+from ptycho_torch.physics.patches import add_patches, extract, merge, place
 
 SHAPE = (23, 31)
 N = 8
@@ -32,6 +32,10 @@ def test_place_adds_slices(rng, starts):
     for patch, (row, col) in zip(patches, starts.tolist(), strict=True):
         expected[row : row + N, col : col + N] += patch
     np.testing.assert_allclose(place(torch.from_numpy(patches), starts, SHAPE).numpy(), expected, atol=1e-13)
+    before = random_complex(rng, *SHAPE)
+    canvas = torch.from_numpy(before.copy())
+    add_patches(canvas, torch.from_numpy(patches), starts)
+    np.testing.assert_allclose(canvas.numpy(), before + expected, atol=1e-13)
 
 
 def test_place_is_the_adjoint_of_extract(rng, starts):

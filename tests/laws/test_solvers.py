@@ -15,7 +15,7 @@ from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_p
 from ptycho_torch.physics.likelihood import poisson_nll
 from ptycho_torch.physics.patches import extract, place
 from ptycho_torch.solvers.frames import BlockFrames, projection_floor, relative_to_block
-from ptycho_torch.solvers.projection import project, projection_sum, vacuum
+from ptycho_torch.solvers.projection import project, projected, vacuum
 from ptycho_torch.solvers.refinement import RefinementOptions, refine
 
 N = 64
@@ -129,7 +129,7 @@ def test_the_sum_of_two_halves_is_the_sum_of_all(block):
 
     def part(at):
         patches = extract(0.8 * block.truth, block.starts[at], N)
-        return projection_sum(patches, block.amplitudes[at], block.probes[at], block.starts[at], block.shape)
+        return place(projected(patches, block.amplitudes[at], block.probes[at]), block.starts[at], block.shape)
 
     halves = part(slice(0, 7)) + part(slice(7, None))
     torch.testing.assert_close(halves, part(slice(None)), rtol=0, atol=1e-9 * float(block.weight.max()))
