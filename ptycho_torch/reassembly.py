@@ -51,6 +51,19 @@ def frames_that_fit(N: int, modes: int) -> int:
     return max(1, _STREAM_BYTES // (10 * 8 * N * N * modes))
 
 
+_WAVE_BYTES = 2**20
+
+
+def fastest_batch(N: int, modes: int, device: torch.device | str) -> int:
+    """Frames of N x N pixels at a time in a stream: on a CPU as many as its caches hold, elsewhere as many as fit.
+
+    One complex wave of each frame then takes 1 MiB, and the ten that are worked on at a time stay near the cores
+    (docs/performance.md).
+    """
+    fitting = frames_that_fit(N, modes)
+    return min(fitting, max(4, _WAVE_BYTES // (8 * N * N * modes))) if torch.device(device).type == "cpu" else fitting
+
+
 class StreamedFrames:
     """All frames of a scan on one canvas, as a generator sees them in inference.
 
@@ -61,11 +74,12 @@ class StreamedFrames:
         scan: the placed frames; they are read and converted batch by batch.
         probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
         good_pixels: (N, N) bool, zero frequency at N//2.
-        batch_size: frames in memory at a time.
+        batch_size: frames in memory at a time; None for :func:`fastest_batch`.
     """
 
-    def __init__(self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int = 256) -> None:
-        self.scan, self.probe, self.batch_size = scan, probe, batch_size
+    def __init__(self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None) -> None:
+        self.scan, self.probe = scan, probe
+        self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._floor = projection_floor(probe)
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)

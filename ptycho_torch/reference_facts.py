@@ -138,7 +138,7 @@ FELT_BY: dict[type, dict[str, str]] = {
         "recon_log_fixed_indices": _PICTURES + ": frames whose patches are shown instead",
         "recon_log_stitch": _PICTURES + ": the whole object too",
         "recon_log_max_stitch_samples": _PICTURES + ": frames used, around the middle of the scan",
-        "inference_batch_size": "`reassembly.StreamedFrames`: frames at a time, None is 256; batch size of "
+        "inference_batch_size": "`reassembly.StreamedFrames`: frames at a time, None is the fastest; batch size of "
         "group loaders, None is the configuration's `batch_size`",
     },
 }  # fmt: skip

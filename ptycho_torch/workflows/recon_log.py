@@ -102,7 +102,7 @@ class ReconstructionLog(pl.Callback):
         training = module.training
         module.eval()
         with torch.no_grad():
-            streamed = StreamedFrames(frames, module.probe, module.good_pixels, module.inference_config.batch_size)
+            streamed = StreamedFrames(frames, module.probe, module.good_pixels)
             canvas: torch.Tensor = module.generator(streamed)[0]
         module.train(training)
         return canvas

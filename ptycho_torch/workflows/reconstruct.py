@@ -23,6 +23,8 @@ from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
 from ptycho_torch import calibration, settings
 from ptycho_torch.archive import legacy_entries, load_model, save_model
+from ptycho_torch.config_bridge import STREAMED_FRAMES
+from ptycho_torch.config_params import InferenceConfig as BackendInferenceConfig
 from ptycho_torch.config_params import plain
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import LitScan, PlacedScan
@@ -164,9 +166,8 @@ def infer_with(
         raw, module.probe.cpu().numpy(), module.probe_guess.cpu().numpy(), float(module.mean_counts),
         module.mask(), good,
     )  # fmt: skip
-    fitting = frames_that_fit(raw.N, len(probe))
-    batch_size = execution.inference_batch_size or min(module.inference_config.batch_size, fitting)
-    outcome = reconstruct(module.to(device_of(execution)), PlacedScan.of(raw, canvas), probe, batch_size)
+    placed = PlacedScan.of(raw, canvas)
+    outcome = reconstruct(module.to(device_of(execution)), placed, probe, execution.inference_batch_size)
     why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
     outcome.notes = [
         f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}",
@@ -201,13 +202,16 @@ def reconstruct(
         module: trained.
         scan: the placed frames.
         probe: (M, N, N) scaled to the counts of ``scan``; None for the module's own.
-        batch_size: frames in memory at a time; None for what the module was configured with.
+        batch_size: frames in memory at a time; None for what the module was configured with, or else the fastest.
     """
     module.eval()
     device = module.probe_parts.device
     light = module.probe if probe is None else torch.from_numpy(probe.copy()).to(device)
     good = torch.from_numpy(scan.raw.good_pixels.copy()).to(device)
-    frames = StreamedFrames(scan, light, good, batch_size or module.inference_config.batch_size)
+    configured = module.inference_config.batch_size
+    if batch_size is None and configured not in (STREAMED_FRAMES, BackendInferenceConfig.batch_size):
+        batch_size = min(configured, frames_that_fit(scan.raw.N, len(light)))
+    frames = StreamedFrames(scan, light, good, batch_size)
     coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
     stages = {}
     for name, make in (("projection", module.generator.without_network), ("network", module.generator)):
