@@ -52,15 +52,17 @@ def frames_that_fit(N: int, modes: int) -> int:
 
 
 _WAVE_BYTES = 2**20
+_MOST_FRAMES = 256
 
 
 def fastest_batch(N: int, modes: int, device: torch.device | str) -> int:
-    """Frames of N x N pixels at a time in a stream: on a CPU as many as its caches hold, elsewhere as many as fit.
+    """Frames of N x N pixels at a time in a stream: on a CPU as many as its caches hold, elsewhere as many as fit,
+    at most 256: what a network makes of each is larger than the frame.
 
-    One complex wave of each frame then takes 1 MiB, and the ten that are worked on at a time stay near the cores
+    On a CPU one complex wave of the batch takes 1 MiB, and the ten that are worked on at a time stay near the cores
     (docs/performance.md).
     """
-    fitting = frames_that_fit(N, modes)
+    fitting = min(_MOST_FRAMES, frames_that_fit(N, modes))
     return min(fitting, max(4, _WAVE_BYTES // (8 * N * N * modes))) if torch.device(device).type == "cpu" else fitting
 
 

@@ -47,6 +47,8 @@ def test_frames_are_picked_as_from_an_array(tmp_path, index):
     cut = frames.cropped(rows, columns).cropped(slice(1, 20), slice(2, 21))
     np.testing.assert_array_equal(cut[index], raw.diff3d[index][..., 5:24, 8:27])
     assert cut.shape == (60, 19, 19) and cut.nbytes == cut[:].nbytes
+    with pytest.raises(IndexError):
+        frames[60]
 
 
 def test_a_crop_leaves_the_frames_on_disk(stored):
@@ -91,6 +93,30 @@ def test_frames_of_detectors_are_read_with_their_filters(tmp_path):
         del file["diff3d"]
         file.create_dataset("diff3d", data=raw.diff3d, chunks=(1, 32, 32), **plugin.Bitshuffle())
     np.testing.assert_array_equal(RawData.from_file(tmp_path / "scan.h5").counts(), raw.counts())
+
+
+@pytest.mark.parametrize("chunks", [None, (32, 32, 5)])
+def test_the_legacy_layout(tmp_path, chunks):
+    raw = small_scan()
+    raw.to_file(tmp_path / "scan.h5")
+    with h5py.File(tmp_path / "scan.h5", "a") as file:
+        del file["diff3d"]
+        file.create_dataset("diffraction", data=raw.diff3d.transpose(1, 2, 0), chunks=chunks)
+    np.testing.assert_array_equal(RawData.from_file(tmp_path / "scan.h5").counts(), raw.counts())
+
+
+def test_a_damaged_chunk_is_told(tmp_path):
+    raw = small_scan()
+    raw.to_file(tmp_path / "scan.h5", compressed=True)
+    with h5py.File(tmp_path / "scan.h5") as file:
+        chunk = file["diff3d"].id.get_chunk_info(3)
+    with open(tmp_path / "scan.h5", "r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with pytest.raises(InputError, match=r"scan\.h5: diff3d: found frames that cannot be read"):
+        RawData.from_file(tmp_path / "scan.h5")
+    result = run("inspect", tmp_path / "scan.h5")
+    assert result.exit_code == 2 and "Traceback" not in result.output
 
 
 def test_mistakes(tmp_path):

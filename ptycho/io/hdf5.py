@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from ptycho.errors import InputError, MissingFileError
 from ptycho.io.atomic import atomic_path
-from ptycho.io.scan_entries import entries_of, entries_to_write
+from ptycho.io.scan_entries import FRAME_KEYS, entries_of, entries_to_write
 from ptycho.validation import fault
 
 if TYPE_CHECKING:
@@ -68,13 +69,11 @@ class StoredFrames:
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """Frames by number, slice, index array or mask."""
         if isinstance(index, (int, np.integer)):
-            frame: npt.NDArray[Any] = self._opened()[(int(index) % self.shape[0], *self._window)]
-            return frame
+            return self._read(range(self.shape[0])[index])
         if isinstance(index, slice):
             start, stop, step = index.indices(self.shape[0])
             if step == 1:
-                part: npt.NDArray[Any] = self._opened()[(slice(start, max(start, stop)), *self._window)]
-                return part
+                return self._read(slice(start, max(start, stop)))
         return self._gathered(np.arange(self.shape[0])[index])
 
     def _gathered(self, wanted: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -86,12 +85,23 @@ class StoredFrames:
         ends = np.flatnonzero(np.diff(numbers) > _GAP) + 1
         for places in np.split(order, ends) if order.size else []:
             run = wanted.reshape(-1)[places]
-            block = self._opened()[(slice(int(run[0]), int(run[-1]) + 1), *self._window)]
+            block = self._read(slice(int(run[0]), int(run[-1]) + 1))
             flat[places] = block[run - run[0]]
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
+
+    def _read(self, frames: int | slice) -> npt.NDArray[Any]:
+        try:
+            found: npt.NDArray[Any] = self._opened()[(frames, *self._window)]
+        except (OSError, RuntimeError) as error:
+            raise fault(
+                str(self._path), self._key, f"frames that cannot be read ({error})",
+                "whole ones, in a known compression",
+                "Install hdf5plugin, which knows those of detectors, or write the file again.",
+            ) from error  # fmt: skip
+        return found
 
     def _opened(self) -> Any:
         if self._pid != os.getpid():
@@ -118,8 +128,6 @@ class _Datasets:
 
 def _open(path: Path) -> Any:
     """The file, for reading; with the filters that detectors compress by, where that package is installed."""
-    import contextlib
-
     import h5py
 
     with contextlib.suppress(ImportError):
@@ -141,15 +149,7 @@ def _frames(path: Path, file: Any, key: str) -> Any:
     offset = stored.id.get_offset()
     if stored.chunks is None and offset is not None and stored.size:
         return np.memmap(path, stored.dtype, "r", offset, stored.shape)
-    frames = StoredFrames(path, key)
-    try:
-        frames[0:1]
-    except OSError as error:
-        raise fault(
-            str(path), key, f"frames that cannot be read ({error})", "frames whose compression is known",
-            "Install hdf5plugin, or store the frames uncompressed.",
-        ) from error  # fmt: skip
-    return frames
+    return StoredFrames(path, key)
 
 
 def read_scan_hdf5(path: str | Path, **stated: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def read_scan_hdf5(path: str | Path, **stated: Any) -> dict[str, Any]:
         raise MissingFileError(f"{path}: no such file. Check the path.")
     with _open(file) as opened:
         store = _Datasets(opened)
-        if {"object", "probe"} & set(opened) and "diff3d" not in store.files:
+        if {"object", "probe"} & set(opened) and not set(FRAME_KEYS) & set(store.files):
             raise fault(
                 str(path), "entries", ", ".join(sorted(opened)), "a scan with diff3d, xcoords and ycoords",
                 "A product holds a result, not frames: name the scan it was made of.",

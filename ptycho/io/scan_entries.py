@@ -18,7 +18,7 @@ from ptycho.validation import fault
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-__all__ = ["LAYOUTS", "UNREADABLE", "entries_of", "entries_to_write", "read_entry", "read_number"]
+__all__ = ["FRAME_KEYS", "LAYOUTS", "UNREADABLE", "entries_of", "entries_to_write", "read_entry", "read_number"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ def _frames_first(
             logger.info(
                 "%s: %s: legacy layout (rows, columns, frames) recognised and transposed.", source, key
             )
-        return frames.transpose(2, 0, 1)
+        whole = frames if isinstance(frames, np.ndarray) else np.asarray(frames)  # those on disk have no other order
+        return whole.transpose(2, 0, 1)
     return frames
 
 

@@ -213,6 +213,9 @@ def _remember(module: Any, scan: LitScan) -> None:
         )  # fmt: skip
 
 
+_NOT_LOGGED = -math.inf  # which no loss is; NaN is one that has to be seen
+
+
 class _LossHistory(pl.Callback):
     """Collects the losses of every epoch under the names "train" and "val", also out of other processes.
 
@@ -228,13 +231,13 @@ class _LossHistory(pl.Callback):
         }
         # memory that a process which is started for the training shares with this one
         context = torch.multiprocessing.get_context("spawn")
-        self._shared = context.RawArray("d", [math.nan] * (max_epochs * len(self.names)))
+        self._shared = context.RawArray("d", [_NOT_LOGGED] * (max_epochs * len(self.names)))
 
     @property
     def losses(self) -> dict[str, list[float]]:
         """Values by name; a name without any is left out."""
         table = np.array(self._shared).reshape(-1, len(self.names))
-        found = {name: column[~np.isnan(column)].tolist() for name, column in zip(self.names, table.T, strict=True)}
+        found = {name: column[column != _NOT_LOGGED].tolist() for name, column in zip(self.names, table.T, strict=True)}
         return {name: values for name, values in found.items() if values}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

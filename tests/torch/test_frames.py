@@ -11,7 +11,7 @@ from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.detector import centred_order
-from ptycho_torch.reassembly import StreamedFrames
+from ptycho_torch.reassembly import StreamedFrames, fastest_batch, frames_that_fit
 from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
 
 
@@ -240,3 +240,9 @@ def test_masked_pixels_may_hold_anything():
     misfit = streamed.deviance(canvas)
     assert np.isfinite([misfit.deviance, misfit.expected]).all() and np.isfinite(misfit.by_frame).all()
     assert np.argwhere(np.isnan(misfit.on_detector)).tolist() == [[3, 4]]
+
+
+def test_a_stream_takes_what_the_caches_hold_and_no_more_than_fits():
+    assert [fastest_batch(n, 1, "cpu") for n in (64, 128, 256)] == [32, 8, 4]
+    assert [fastest_batch(n, 1, "cuda") for n in (64, 256)] == [256, frames_that_fit(256, 1)]
+    assert fastest_batch(64, 4, "cpu") == 8

@@ -1,6 +1,8 @@
 """Training by two processes: the steps of one, every frame once."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from ptycho_torch import lightning_utils
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data import samplers
 from ptycho_torch.data.samplers import BlockRequest, MixedBatches, TrainingBlocks
-from ptycho_torch.workflows.training import run_training
+from ptycho_torch.workflows.training import _LossHistory, run_training
 
 
 @pytest.fixture
@@ -79,3 +81,14 @@ def test_processes_are_started_by_the_training_unless_somebody_has(monkeypatch):
     assert lightning_utils.strategy_of(dataclasses.replace(two, strategy="fsdp")) == "fsdp"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     assert lightning_utils.strategy_of(dataclasses.replace(two, strategy="ddp")) == "ddp"
+
+
+def test_a_loss_that_is_no_number_is_kept():
+    """In the memory that processes share, what was not logged must not look like it."""
+    history = _LossHistory(object(), 3)
+    for epoch, loss in enumerate((1.5, math.nan)):
+        history.on_train_epoch_end(
+            SimpleNamespace(is_global_zero=True, current_epoch=epoch, callback_metrics={"train_loss": loss}), None
+        )
+    assert list(history.losses) == ["train"]
+    assert history.losses["train"] == pytest.approx([1.5, math.nan], nan_ok=True)
