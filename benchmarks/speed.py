@@ -12,6 +12,7 @@ import logging
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.reassembly import StreamedFrames
-from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
 from ptycho_torch.workflows.reconstruct import infer_with
 from ptycho_torch.workflows.training import TrainingJob
 
@@ -41,6 +41,30 @@ METHODS: dict[str, dict[str, Any]] = {
     "cnn": {"architecture": "cnn"},
 }
 EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
+
+
+@dataclass(frozen=True)
+class ReadyScan(PlacedScan):
+    """A scan whose frames are in memory as floats."""
+
+    ready: torch.Tensor
+
+    def counts(self, indices: torch.Tensor) -> torch.Tensor:
+        """Some frames."""
+        return self.ready[indices]
+
+
+class ReadyFrames(StreamedFrames):
+    """The same arithmetic on batches that are made, and weights that are placed, beforehand."""
+
+    def __init__(self, scan: PlacedScan, probe: torch.Tensor) -> None:
+        everything = scan.counts(torch.arange(scan.raw.n_frames))
+        in_memory = ReadyScan(scan.raw, scan.canvas, scan.starts, scan.fractions, everything)
+        super().__init__(in_memory, probe, torch.ones(probe.shape[-2:], dtype=torch.bool))
+        self._made = {int(at[0]): super(ReadyFrames, self)._counts(at) for at in self.batches()}
+
+    def _counts(self, at: torch.Tensor) -> torch.Tensor:
+        return self._made[int(at[0])]
 
 
 class EpochTimes(pl.Callback):
@@ -99,14 +123,11 @@ def inference(module: PtychoPINN_Lightning, file: Path) -> tuple[float, float]:
         frames = StreamedFrames(PlacedScan.of(raw), module.probe, torch.from_numpy(raw.good_pixels))
         module.generator(frames)
 
-    placed = PlacedScan.of(RawData.from_file(file))
-    everything = torch.arange(placed.raw.n_frames)
-    counts, starts = placed.counts(everything)[None], placed.starts[None]
-    local, shape = relative_to_block(starts, placed.raw.N)
+    ready = ReadyFrames(PlacedScan.of(RawData.from_file(file)), module.probe)
 
     @torch.no_grad()
     def bare() -> None:
-        module.generator(BlockFrames(counts, module.probe, local, placed.fractions[None], shape))
+        module.generator(ready)
 
     module.eval()
     return median_time(whole, REPEATS), median_time(bare, REPEATS)
@@ -143,7 +164,7 @@ INTRODUCTION = """## Speed of training and inference
 `python benchmarks/speed.py`. Simulated scans, gridsize 1, one mode of the probe. "Loop / bare step": the rate of the
 whole training loop over that of the same steps (projection, network, physics, loss, backward, optimiser) on batches
 made beforehand. "File to canvas / bare": the rate from an HDF5 file to the object over that of projection and network
-on frames in memory. Medians of {repeats}.
+on the same batches made beforehand. Medians of {repeats}.
 Measured on {processor}, {cores} cores, {threads} threads, torch {torch}, {date}.
 """
 

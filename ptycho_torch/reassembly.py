@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptycho import progress
 from ptycho.errors import InputError
@@ -83,11 +83,13 @@ class StreamedFrames:
         self.scan, self.probe = scan, probe
         self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
-        self._floor = projection_floor(probe)
+        self._peak = probe.abs().square().sum(0).amax()
+        # the merge in units of the peak, so that one map serves as weight and as illumination
+        self._floor = projection_floor(probe) / self._peak
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
         with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
             for at in self.batches():
-                add_patches(self._weight, merge_weights(self._probes(at)), self._starts(at))
+                add_patches(self._weight, merge_weights(self._probes(at)) / self._peak, self._starts(at))
                 step(len(at))
 
     def batches(self) -> Iterator[Tensor]:
@@ -104,8 +106,8 @@ class StreamedFrames:
         return detector_order(self.scan.counts(at).to(self.probe.device))
 
     def vacuum(self) -> Tensor:
-        """(1, H, W) complex ones."""
-        return vacuum((1,), self.scan.canvas.shape, self.probe)
+        """(1, H, W) complex ones, which take no memory: not to be written into."""
+        return vacuum((), (1, 1), self.probe).expand(1, *self.scan.canvas.shape)
 
     def project(self, canvas: Tensor, steps: int) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
@@ -113,16 +115,17 @@ class StreamedFrames:
         ahead = current = canvas[0]
         with progress.task("Projecting onto the counts", steps * self.scan.raw.n_frames, "frame") as done:
             for step in range(steps):
-                total = torch.zeros_like(current)
+                total = torch.zeros(self.scan.canvas.shape, dtype=self.probe.dtype, device=self.probe.device)
                 for at in self.batches():
                     starts = self._starts(at)
                     amplitudes = self._counts(at).sqrt()
                     revised = projected(extract(ahead, starts, n), amplitudes, self._probes(at), self._good)
                     add_patches(total, revised, starts)
                     done(len(at), f"step {step + 1} of {steps}")
-                merged = merge_from_sums(total, self._weight, self._floor)
-                ahead = merged + momentum(step) * (merged - current)
-                current = merged
+                # in place: canvases are what memory grows with
+                total.div_(self._peak).add_(self._floor).div_(self._weight + self._floor)
+                ahead = total if step == 0 else current.mul_(-momentum(step)).add_(total, alpha=1 + momentum(step))
+                current = total
         return current[None]
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
@@ -135,7 +138,7 @@ class StreamedFrames:
             raise InputError(
                 f"{raw.source}: found {size} frame(s), expected at least {group}, the frames of a group (gridsize^2)."
             )
-        scale, floor = input_scale(self.probe, self._good), MERGE_FLOOR * self._peak()
+        scale, floor = input_scale(self.probe, self._good), MERGE_FLOOR * self._peak
         total = torch.zeros(shape, dtype=self.probe.dtype, device=self.probe.device)
         weight = torch.zeros(shape, device=self.probe.device)
         with progress.task("Applying the network", len(blocks) * group, "frame") as step:
@@ -150,33 +153,29 @@ class StreamedFrames:
                 step(len(at))
         return merge_from_sums(total, weight, floor)[None]
 
-    def _peak(self) -> Tensor:
-        return self.probe.abs().square().sum(0).amax()
-
     def illumination(self) -> Tensor:
         """(1, H, W) real, in units of the probe's greatest intensity."""
-        return self._weight[None] / self._peak()
+        return self._weight[None]
 
-    def apply(self, network: nn.Module, features: Tensor) -> Tensor:
-        """Run ``network`` over (1, C, H, W) features in tiles with a margin as wide as it can see."""
-        height, width = features.shape[-2:]
-        halo = int(getattr(network, "halo_px", 0))
-        if halo == 0 or max(height, width) <= TILE_PX + 2 * halo:
-            whole: Tensor = network(features)
-            return whole
+    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; the margin of a tile is ``halo_px`` wide."""
+        height, width = maps[0].shape[-2:]
+        if halo_px is None or max(height, width) <= TILE_PX + 2 * halo_px:
+            return step(*maps)
         result: Tensor | None = None
         corners = [(top, left) for top in range(0, height, TILE_PX) for left in range(0, width, TILE_PX)]
-        with progress.task("Applying the network", len(corners), "tile") as step:
+        with progress.task("Applying the network", len(corners), "tile") as done:
             for top, left in corners:
-                r0, c0 = max(0, top - halo), max(0, left - halo)
-                tile = network(features[..., r0 : top + TILE_PX + halo, c0 : left + TILE_PX + halo])
+                r0, c0 = max(0, top - halo_px), max(0, left - halo_px)
+                window = (..., slice(r0, top + TILE_PX + halo_px), slice(c0, left + TILE_PX + halo_px))
+                tile = step(*(values[window] for values in maps))
                 if result is None:
-                    result = tile.new_empty((*tile.shape[:2], height, width))
+                    result = tile.new_empty((*tile.shape[:-2], height, width))
                 inner = tile[..., top - r0 : top - r0 + TILE_PX, left - c0 : left - c0 + TILE_PX]
                 result[..., top : top + TILE_PX, left : left + TILE_PX] = inner
-                step()
+                done()
         if result is None:
-            raise ValueError(f"features of shape {tuple(features.shape)} have no pixels")
+            raise ValueError(f"maps of shape {tuple(maps[0].shape)} have no pixels")
         return result
 
     def deviance(self, canvas: Tensor) -> Misfit:

@@ -36,8 +36,12 @@ class FramesOnCanvas(Protocol):
         """
         ...
 
-    def apply(self, network: nn.Module, features: Tensor) -> Tensor:
-        """Run a convolutional ``network`` on (B, C, H, W) features, in tiles where the canvas is large."""
+    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+        """``step(*maps)``, in tiles where the canvas is large, so that what it needs in between stays small.
+
+        ``step`` takes maps (B, ..., H, W) of any common H and W and gives one of that size, of which each pixel depends
+        on those at most ``halo_px`` away; None: on all of them, and there are no tiles.
+        """
         ...
 
 

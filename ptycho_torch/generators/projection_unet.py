@@ -14,6 +14,7 @@ Process. 26, 4509 (2017)).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,11 @@ def apply_correction(canvas: Tensor, correction: Tensor) -> Tensor:
     return canvas * torch.polar(torch.exp(log_amplitude), phase)
 
 
+def corrected(network: nn.Module, canvas: Tensor, before: Tensor, illumination: Tensor) -> Tensor:
+    """The object, corrected by what ``network`` makes of :func:`correction_features`; all (B, H, W)."""
+    return apply_correction(canvas, network(correction_features(canvas, before, illumination)))
+
+
 class ProjectionUNet(Generator):
     """Stages of projection and correction.
 
@@ -78,7 +84,9 @@ class ProjectionUNet(Generator):
     ) -> None:  # fmt: skip
         super().__init__()
         self.steps = [projection_steps] + [later_projection_steps] * (stages - 1)
-        self.correctors = nn.ModuleList(UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2)))
+        unets = [UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2))]
+        self.correctors = nn.ModuleList(unets)
+        self._halo_px = unets[0].halo_px
 
     def networks(self) -> list[nn.Module]:
         """The U-Nets."""
@@ -94,8 +102,8 @@ class ProjectionUNet(Generator):
                 # nothing trainable lies before the first projection
                 canvas = frames.project(canvas, steps)
             corrector = self.correctors[min(stage, 1)]
-            features = correction_features(canvas, before, illumination)
-            canvas = apply_correction(canvas, frames.apply(corrector, features))
+            correct = partial(corrected, corrector)
+            canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px)
         return canvas
 
     def without_network(self, frames: FramesOnCanvas) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, rate
 from ptycho_torch.physics.fourier import fourier_shift
@@ -118,10 +118,9 @@ class BlockFrames:
         first = (~used).long().argsort(dim=1, stable=True)
         return first.gather(1, at % number), at < number
 
-    def apply(self, network: nn.Module, features: Tensor) -> Tensor:
-        """``network`` on the whole of (B, C, H, W) features."""
-        result: Tensor = network(features)
-        return result
+    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; blocks are small, and taken whole."""
+        return step(*maps)
 
     def rates(self, canvas: Tensor) -> Tensor:
         """(B, K, N, N) expected counts of all frames, zero frequency first."""

@@ -235,8 +235,10 @@ def reconstruct(
 
 def _vacuum_outside(canvas: Tensor, coverage: NDArray[np.int32]) -> NDArray[np.complex64]:
     """The canvas as an array, exactly 1 where no frame lies."""
-    array = canvas.cpu().numpy().astype(np.complex64)
-    return np.where(coverage > 0, array, np.complex64(1))
+    array = canvas.cpu().numpy().astype(np.complex64, copy=False)
+    # in place: canvases are what memory grows with
+    array[coverage == 0] = 1
+    return array
 
 
 def resolved_settings(config: TrainingConfig, execution: PyTorchExecutionConfig, raw: RawData) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def test_tiles_change_nothing(page, monkeypatch):
         PlacedScan.of(raw), torch.from_numpy(raw.probe), torch.ones(32, 32, dtype=torch.bool)
     )
     features = torch.randn(1, 3, *frames.vacuum().shape[-2:])
-    whole = frames.apply(network, features)
+    whole = frames.apply(network, features, halo_px=network.halo_px)
     monkeypatch.setattr(reassembly, "TILE_PX", 24)
-    torch.testing.assert_close(frames.apply(network, features), whole)
+    torch.testing.assert_close(frames.apply(network, features, halo_px=network.halo_px), whole)
     torch.testing.assert_close(network(features), whole)
 
 
