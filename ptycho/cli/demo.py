@@ -24,7 +24,7 @@ MAX_TIME_S = 120.0  # keeps slow machines to a few minutes; two cores need less
 @knob_options(SEED)
 @verbosity_options
 def demo(output_dir: Path, overwrite: bool, seed: int) -> None:
-    """Simulate a scan, train on it, and compare the result with the truth.
+    """Simulate a scan, train on it, refine the result, and compare all stages with the truth.
 
     600 frames of 64 x 64 pixels along a Fermat spiral over a pattern of dead leaves, 1e5 counts per frame,
     with a guess of the probe whose defocus is 10 % wrong. The scan is written beside the results, for trying
@@ -44,5 +44,5 @@ def demo(output_dir: Path, overwrite: bool, seed: int) -> None:
     raw.to_file(scan)
     logger.info("%d frames of %d x %d pixels, %.3g counts per frame: %s", raw.n_frames, raw.N, raw.N,
                 raw.mean_counts_per_frame(), scan)  # fmt: skip
-    values = {"seed": seed, "max_time_s": MAX_TIME_S}
+    values = {"seed": seed, "max_time_s": MAX_TIME_S, "refine": True}
     shared.train_and_report([raw], [scan], out, [out], values)

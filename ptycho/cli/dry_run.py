@@ -22,7 +22,7 @@ __all__ = ["Row", "print_dry_run", "rows_of_command", "rows_of_config"]
 
 # Named on the command line, or rows of another section.
 _NOT_LISTED = ("model", "train_data_file", "test_data_file", "model_path", "output_dir", "n_images")
-_OF_THE_COMMAND = ("crop", *BEAMLINE_NAMES, "reference", "half", "threads")
+_OF_THE_COMMAND = ("crop", *BEAMLINE_NAMES, "refine", "refine_epochs", "reference", "half", "threads")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,11 @@ class Row:
 def rows_of_command(settings: Settings, paths: dict[str, Path]) -> list[Row]:
     """Files, folder, and the options of the running command that are no field of a configuration."""
     rows = [Row(name, str(path), settings.sources.get(name, "flag")) for name, path in paths.items()]
-    options = {param.name for param in click.get_current_context().command.params}
+    options = {param.name: param for param in click.get_current_context().command.params}
     for name in (name for name in _OF_THE_COMMAND if name in options):
-        rows.append(Row(name, _text(settings.get(name)), settings.sources.get(name, "default")))
+        default = options[name].default
+        value = settings.values.get(name, default if isinstance(default, (bool, int)) else None)
+        rows.append(Row(name, _text(value), settings.sources.get(name, "default")))
     return rows
 
 

@@ -30,6 +30,7 @@ __all__ = ["infer", "start_inference"]
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
+@shared.refine_options
 @knob_options(*with_device(INFERENCE_KNOBS))
 @verbosity_options
 @click.pass_context
@@ -82,20 +83,21 @@ def start_inference(
         return
     shared.set_threads(settings.get("threads"))
     for raw, where in zip(raws, folders, strict=True):
-        _infer_and_report(archive, raw, config, execution, where, wanted, settings.get("half"))
+        _infer_and_report(archive, raw, config, execution, where, wanted, settings)
 
 
 def _infer_and_report(
     archive: Path, raw: RawData, config: InferenceConfig, execution: PyTorchExecutionConfig, folder: Path,
-    wanted: PlacedObject | None, half: int | None,
+    wanted: PlacedObject | None, settings: Settings,
 ) -> None:  # fmt: skip
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
 
-    outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution)
+    refine = shared.refinement_settings(settings.values)
+    outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, refine=refine)
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
     clear_results(folder, RESULT_FILES)
-    print_summary(write_outputs(folder, outcome, raw, wanted, half=half), folder, outcome.stages)
+    print_summary(write_outputs(folder, outcome, raw, wanted, half=settings.get("half")), folder, outcome.stages)
 
 
 def _describe(

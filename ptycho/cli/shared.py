@@ -13,7 +13,7 @@ import click
 
 from ptycho.cli.beamline import beamline_options
 from ptycho.cli.knobs import SCAN_KNOBS, knob_options
-from ptycho.cli.options import HeadedOption
+from ptycho.cli.options import COUNT, HeadedOption
 from ptycho.cli.progress import show_progress
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import ModelConfig, TrainingConfig
@@ -41,6 +41,7 @@ __all__ = [
     "result_folders",
     "scan_options",
     "set_threads",
+    "refine_options",
     "stated_output_dir",
     "train_and_report",
     "training_configs",
@@ -130,6 +131,31 @@ def comparison_options(function: F) -> F:
         help="Object to compare with: a reconstruction, a product, or a scan that carries its object. "
         "[default: the true object, if SCAN carries it]",
     )(function)  # fmt: skip
+
+
+REFINE_EPOCHS = 30
+
+
+def refine_options(function: F) -> F:
+    """--refine and --refine-epochs."""
+    function = click.option(
+        "--refine-epochs", type=COUNT, default=REFINE_EPOCHS, show_default=True, metavar="N",
+        help="Passes over the frames that a refinement takes.",
+    )(function)  # fmt: skip
+    return click.option(
+        "--refine/--no-refine", default=False, show_default=True,
+        help="Refine object and probe afterwards by least squares, from the network's on.",
+    )(function)  # fmt: skip
+
+
+def refinement_settings(values: dict[str, Any]) -> Any:
+    """What the stated settings ask to be refined after the network, or None; imports torch."""
+    if not values.get("refine"):
+        return None
+    with backend_errors():
+        from ptycho_torch.workflows.refinement import RefinementSettings
+
+        return RefinementSettings(epochs=values.get("refine_epochs", REFINE_EPOCHS))
 
 
 # ---------------------------------------------------------------------- inputs
@@ -316,7 +342,7 @@ def train_and_report(
     check_settings(config.model, config, execution)
     clear_results(out, (*MODEL_FILES, *RESULT_FILES))
     with no_empty_folder(out):
-        outcomes = backend.train_scans(raws, config, execution, output_dir=out)
+        outcomes = backend.train_scans(raws, config, execution, output_dir=out, refine=refinement_settings(values))
     for outcome, raw, folder in zip(outcomes, raws, folders, strict=True):
         clear_results(folder, () if folder == out else RESULT_FILES)
         print_summary(write_outputs(folder, outcome, raw, reference, half=half), folder, outcome.stages)

@@ -28,6 +28,7 @@ __all__ = ["start_training", "train"]
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
+@shared.refine_options
 @knob_options(*with_device(TRAINING_KNOBS))
 @verbosity_options
 @click.pass_context

@@ -12,11 +12,13 @@ from ptycho.plotting import style
 from ptycho.plotting.style import Real
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["losses_figure", "positions_figure", "residual_figure"]
 
 _LOSS_NAMES = {"train": "training frames", "val": "withheld frames (validation)"}
+REFINEMENT = "refinement"
 _MANY = 2000  # dots: more of them need no rim
 
 
@@ -62,11 +64,21 @@ def residual_figure(residual: Real) -> Figure:
 
 
 def losses_figure(losses: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Losses of the epochs by name ("train", "val"); logarithmic where they fall by much."""
+    """Losses of the epochs by name ("train", "val"), and the misfit of a "refinement" in a panel of its own."""
+    training = {name: values for name, values in losses.items() if name != REFINEMENT}
+    panels = [(part, label) for part, label in (
+        (training, "loss"), ({REFINEMENT: losses.get(REFINEMENT, [])}, "relative misfit of the amplitudes"),
+    ) if any(part.values())]  # fmt: skip
+    figure = style.new_figure(6.3 * max(1, len(panels)), 4.2)
+    for number, (part, label) in enumerate(panels):
+        _draw_curves(figure.add_subplot(1, len(panels), number + 1), part, label)
+    return figure
+
+
+def _draw_curves(axes: Axes, losses: Mapping[str, Sequence[float | None]], label: str) -> None:
+    """Curves over epochs; logarithmic where they fall by much."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = style.new_figure(6.3, 4.2)
-    axes = figure.add_subplot()
     known: list[float] = []
     for number, (name, values) in enumerate(losses.items()):
         curve = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
@@ -78,9 +90,8 @@ def losses_figure(losses: Mapping[str, Sequence[float | None]]) -> Figure:
         known += curve[np.isfinite(curve)].tolist()
     if known and min(known) > 0 and max(known) > 5 * min(known):
         axes.set_yscale("log")
-    axes.set(xlabel="epoch", ylabel="loss")
+    axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(which="both", linewidth=0.3)
     if len(losses) > 1:
         axes.legend(fontsize=9)
-    return figure

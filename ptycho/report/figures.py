@@ -99,17 +99,15 @@ def _text(value: Any, form: str) -> str:
 
 
 def lead_sentences(content: Content) -> list[str]:
-    """The outcome in two sentences at most, with the result beside the stage before it."""
+    """The outcome in two sentences at most, with the result beside the stages before it."""
     found = []
-    first, last = content.stages[0], content.stages[-1]
     compared = content.metrics.get("compared_with")
-    result, before = (content.metrics[name].get("phase_correlation") for name in (last, first))
-    if compared and result is not None:
+    figures = {name: content.metrics[name].get("phase_correlation") for name in reversed(content.stages)}
+    if compared and next(iter(figures.values())) is not None:
         text = f"Compared with the {compared}" if " " in str(compared) else f"Compared with {compared}"
-        text += f", the phase correlation is {result:.4f} {_of(last)}"
-        if last != first and before is not None:
-            text += f" and {before:.4f} {_of(first)}"
-        found.append(text + ".")
+        parts = [f"{figure:.4f} {_of(name)}" for name, figure in figures.items() if figure is not None]
+        listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        found.append(f"{text}, the phase correlation is {listed}.")
     elif not compared:
         found.append("There was no reference to compare with: only the counts can tell how good the object is.")
     deviance, expected = (content.result.get(key) for key in ("deviance", "expected_deviance"))

@@ -31,6 +31,7 @@ from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.lightning_utils import device_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
+from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
 from ptycho_torch.workflows.training import TrainingRun, run_training
 
@@ -38,8 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 def train_scan(
-    raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *, output_dir: Path
-) -> Outcome:
+    raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *, output_dir: Path,
+    refine: RefinementSettings | None = None,
+) -> Outcome:  # fmt: skip
     """Calibrate the probe, train on the scan, and reconstruct it.
 
     Writes ``wts.h5.zip``, ``checkpoints/`` and ``metrics.csv`` below ``output_dir`` and nothing else.
@@ -49,19 +51,20 @@ def train_scan(
         config: what to compute; ``config.model.N`` follows the frames.
         execution: how to run it; built with its defaults when None.
         output_dir: made if it is not there.
+        refine: how to refine object and probe afterwards, from the network's; None for not at all.
 
     Returns:
-        The object without and with the network, coverage, probe and times.
+        The object without and with the network, and refined where asked for; coverage, probe and times.
 
     Raises:
         InputError: a scan that cannot be trained on, or a setting that does not act.
     """
-    return train_scans([raw], config, execution, output_dir=output_dir)[0]
+    return train_scans([raw], config, execution, output_dir=output_dir, refine=refine)[0]
 
 
 def train_scans(
     raws: Sequence[RawData], config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *,
-    output_dir: Path,
+    output_dir: Path, refine: RefinementSettings | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Train one model on several scans, each with its own probe, and reconstruct them all; see :func:`train_scan`.
 
@@ -84,24 +87,28 @@ def train_scans(
     run = run_training(payload, list(raws))
     resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
     save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
-    return [_outcome(run, scan, payload.execution_config, resolved, started) for scan in run.scans]
+    return [_outcome(run, scan, payload.execution_config, resolved, started, refine) for scan in run.scans]
 
 
 def _outcome(
-    run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float
+    run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float,
+    refine: RefinementSettings | None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan of a training run; ``started`` is when that began, by ``time.perf_counter``."""
     # the Trainer may leave the module on the CPU
     outcome = reconstruct(run.module.to(device_of(execution)), scan.placed, scan.probe.numpy())
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
-    outcome.timings_s = {**run.timings_s, **outcome.timings_s, "total": time.perf_counter() - started}
+    outcome.timings_s = {**run.timings_s, **outcome.timings_s}
+    if refine is not None:
+        outcome = refined_outcome(scan.placed.raw, outcome, refine, device=device_of(execution))
+    outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
 def infer_scan(
     model_path: str | Path, raw: RawData, config: InferenceConfig | None = None,
-    execution: PyTorchExecutionConfig | None = None,
+    execution: PyTorchExecutionConfig | None = None, *, refine: RefinementSettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained model; writes nothing.
 
@@ -110,9 +117,10 @@ def infer_scan(
         raw: the scan; its frames must have the side the model was trained with.
         config: only ``n_subsample`` and ``subsample_seed`` matter here; None takes every frame.
         execution: device and ``inference_batch_size``.
+        refine: how to refine object and probe afterwards, from the network's; None for not at all.
 
     Returns:
-        The object without and with the network.
+        The object without and with the network, and refined where asked for.
 
     Raises:
         MissingFileError, InputError: no such archive, a damaged one, or frames that do not fit.
@@ -126,16 +134,17 @@ def infer_scan(
     module, trained_with = load_model(model_path)
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
-    outcome = infer_with(module, raw, execution)
+    outcome = infer_with(module, raw, execution, refine=refine)
     outcome.notes[:0] = notes
-    outcome.settings = trained_with
+    outcome.settings = {**trained_with, **outcome.settings}
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
 def infer_with(
-    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None
-) -> Outcome:
+    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None, *,
+    refine: RefinementSettings | None = None,
+) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained module; the module itself is left as it is, but for its device.
 
     The scan's own probe is used, unless it is the guess that the module's probe was refined from, or there is none;
@@ -147,6 +156,7 @@ def infer_with(
         raw: the scan.
         execution: device and ``inference_batch_size``.
         canvas: where the object is to lie; None for the smallest canvas, centred on the scan.
+        refine: how to refine object and probe afterwards; None for not at all.
 
     Raises:
         InputError: frames of another side than the module was trained with.
@@ -177,7 +187,7 @@ def infer_with(
     ]
     if takes_mask:
         outcome.notes.append("The scan has no mask of bad pixels: the one of the trained model is used.")
-    return outcome
+    return outcome if refine is None else refined_outcome(raw, outcome, refine, device=device_of(execution))
 
 
 def _with_known_domain(raw: RawData, trained_on: str) -> RawData:

@@ -78,15 +78,15 @@ def torch_device(accelerator: str) -> torch.device:
 
 @torch.no_grad()
 def refine_scan(
-    raw: RawData, start: LoadedObject | None = None, settings: RefinementSettings | None = None, *,
+    raw: RawData, start: LoadedObject | Outcome | None = None, settings: RefinementSettings | None = None, *,
     device: str | torch.device = "cpu", on_epoch: Callable[[int, float], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Refine the object, and the probe with it; writes nothing.
 
     Args:
         raw: the scan.
-        start: object, and probe where it has one, of an earlier reconstruction of these frames; None for vacuum and
-            the scan's own probe guess.
+        start: object, and probe where it has one, of an earlier reconstruction of these frames, from a file or of this
+            very run; None for vacuum and the scan's own probe guess.
         settings: see :class:`RefinementSettings`.
         device: where to compute; frames come there in batches.
         on_epoch: called with the number of finished epochs and the relative misfit.
@@ -135,6 +135,37 @@ def refine_scan(
         settings={**dataclasses.asdict(settings), "batch_size": batch, "modes": len(found), "N": raw.N},
         frame_deviance=after.by_frame,
         detector_residual=after.on_detector,
+    )
+
+
+def refined_outcome(
+    raw: RawData, outcome: Outcome, settings: RefinementSettings, *, device: str | torch.device = "cpu"
+) -> Outcome:  # fmt: skip
+    """A reconstruction of this run with a last stage "refined", which starts from its object and probe.
+
+    Args:
+        raw: the scan as it was reconstructed.
+        outcome: of it; left as it is.
+        settings: see :class:`RefinementSettings`.
+        device: where to compute.
+
+    Raises:
+        InputError: the refinement breaks down.
+    """
+    refined = refine_scan(raw, outcome, settings, device=device)
+    timings = {**outcome.timings_s, "refinement": refined.timings_s["refinement"]}
+    return dataclasses.replace(
+        outcome,
+        stages={**outcome.stages, "refined": refined.result},
+        probe=refined.probe,
+        xcoords=refined.xcoords,
+        ycoords=refined.ycoords,
+        timings_s=timings,
+        losses={**outcome.losses, "refinement": refined.losses.get("train", [])},
+        notes=[*outcome.notes, *(note for note in refined.notes if note not in outcome.notes)],
+        settings={**outcome.settings, "refinement": refined.settings},
+        frame_deviance=refined.frame_deviance,
+        detector_residual=refined.detector_residual,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ptycho.errors import InputError
 from ptycho.geometry import Canvas, canvas_for, placements
 from ptycho.io.reconstruction_files import LoadedObject
+from ptycho.outcome import Outcome
 from ptycho.placed import PlacedObject, lit_frames, place_loaded
 from ptycho.raw_data import RawData
 from ptycho_torch.data.scans import PlacedScan
@@ -24,7 +25,7 @@ _LEAST_OVERLAP = 0.5
 Start = tuple[PlacedScan, NDArray[np.complex64] | None, NDArray[np.complex64], list[str]]
 
 
-def placed_start(raw: RawData, loaded: LoadedObject | None) -> Start:
+def placed_start(raw: RawData, loaded: LoadedObject | Outcome | None) -> Start:
     """The scan on its canvas, the object of ``loaded`` on it, the probe to begin with, and what a reader should know.
 
     The canvas has the pixels of the loaded object, so that nothing is resampled; what that object does not cover is
@@ -32,7 +33,7 @@ def placed_start(raw: RawData, loaded: LoadedObject | None) -> Start:
 
     Args:
         raw: the scan.
-        loaded: an earlier reconstruction of it; None for vacuum.
+        loaded: an earlier reconstruction of it, from a file or of this very run; None for vacuum.
 
     Returns:
         The placed scan; (H, W) complex64 or None for vacuum; (M, N, N) complex64 in any scale; notes.
@@ -42,6 +43,8 @@ def placed_start(raw: RawData, loaded: LoadedObject | None) -> Start:
     """
     if loaded is None:
         return PlacedScan.of(raw), None, raw.probe, ["It started from vacuum and the scan's own probe guess."]
+    if isinstance(loaded, Outcome):
+        return PlacedScan.of(raw, loaded.canvas), loaded.result.object, loaded.probe, []
     note = f"It started from {loaded.path}"
     if loaded.probe is None:
         probe, note = raw.probe, f"{note}, which has no probe, with the scan's own guess."

@@ -401,3 +401,20 @@ def test_the_example_of_the_page_is_valid(tmp_path, backend, yaml_file, monkeypa
     assert {"crop", "max_time_s", "learning_rate", "stages", "unet_channels", "scheduler", "accelerator"} <= {
         name for name, (_, source) in rows.items() if source == "file"
     }
+
+
+@pytest.mark.parametrize(("words", "epochs"), [("", None), ("--refine", 30), ("--refine --refine-epochs 7", 7)])
+def test_refinement_afterwards(scan_file, model_folder, tmp_path, backend, no_backend_check, words, epochs):
+    """In training and in inference, with as many passes as are asked for, or not at all."""
+    assert run("train", scan_file, "-o", tmp_path / "a", *words.split()).exit_code == 0
+    assert run("infer", model_folder, scan_file, "-o", tmp_path / "b", *words.split()).exit_code == 0
+    for asked in (backend.train.refine, backend.infer.refine):
+        assert (None if asked is None else asked.epochs) == epochs
+
+
+def test_refinement_can_be_stated_in_a_file(scan_file, tmp_path, backend, no_backend_check):
+    (tmp_path / "c.yaml").write_text("refine: true\nrefine_epochs: 9\n")
+    assert run("train", scan_file, "-o", tmp_path / "a", "--config", tmp_path / "c.yaml").exit_code == 0
+    assert backend.train.refine.epochs == 9
+    shown = run("train", scan_file, "-o", tmp_path / "b", "--config", tmp_path / "c.yaml", "--dry-run").stdout
+    assert [line.split()[1:] for line in shown.splitlines() if line.split()[:1] == ["refine_epochs"]] == [["9", "file"]]
