@@ -37,6 +37,13 @@ def device_of(execution: PyTorchExecutionConfig) -> str:
     return "cuda" if execution.accelerator in ("cuda", "gpu") else execution.accelerator
 
 
+def processes_of(execution: PyTorchExecutionConfig) -> int:
+    """How many processes stream a scan together: one per device that was asked for; "auto" takes all GPUs."""
+    if execution.devices != "auto":
+        return int(execution.devices)
+    return max(1, torch.cuda.device_count()) if device_of(execution) == "cuda" else 1
+
+
 def monitored_metric(execution: PyTorchExecutionConfig, loss_name: str, val_loss_name: str, has_val: bool) -> str:
     """The logged metric that checkpoints and early stopping watch.
 

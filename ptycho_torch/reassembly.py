@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import add_patches, extract, merge_from_sums
+from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
 from ptycho_torch.solvers.projection import momentum, projected, vacuum
 
@@ -77,10 +78,14 @@ class StreamedFrames:
         probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
         good_pixels: (N, N) bool, zero frequency at N//2.
         batch_size: frames in memory at a time; None for :func:`fastest_batch`.
+        share: of this process, where several stream the scan together; each of them gets the whole result.
     """
 
-    def __init__(self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None) -> None:
-        self.scan, self.probe = scan, probe
+    def __init__(
+        self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None,
+        share: Share | None = None,
+    ) -> None:  # fmt: skip
+        self.scan, self.probe, self._share = scan, probe, share or Share()
         self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._peak = probe.abs().square().sum(0).amax()
@@ -91,10 +96,11 @@ class StreamedFrames:
             for at in self.batches():
                 add_patches(self._weight, merge_weights(self._probes(at)) / self._peak, self._starts(at))
                 step(len(at))
+        self._share.total(self._weight)
 
-    def batches(self) -> Iterator[Tensor]:
-        """Frame indices in runs of ``batch_size``."""
-        yield from torch.arange(self.scan.raw.n_frames).split(self.batch_size)
+    def batches(self) -> Sequence[Tensor]:
+        """Frame indices in runs of ``batch_size``, those of this process."""
+        return self._share.mine(torch.arange(self.scan.raw.n_frames).split(self.batch_size))
 
     def _probes(self, at: Tensor) -> Tensor:
         return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
@@ -123,7 +129,7 @@ class StreamedFrames:
                     add_patches(total, revised, starts)
                     done(len(at), f"step {step + 1} of {steps}")
                 # in place: canvases are what memory grows with
-                total.div_(self._peak).add_(self._floor).div_(self._weight + self._floor)
+                self._share.total(total).div_(self._peak).add_(self._floor).div_(self._weight + self._floor)
                 ahead = total if step == 0 else current.mul_(-momentum(step)).add_(total, alpha=1 + momentum(step))
                 current = total
         return current[None]
@@ -142,7 +148,7 @@ class StreamedFrames:
         total = torch.zeros(shape, dtype=self.probe.dtype, device=self.probe.device)
         weight = torch.zeros(shape, device=self.probe.device)
         with progress.task("Applying the network", len(blocks) * group, "frame") as step:
-            for part in torch.arange(len(blocks)).split(max(1, self.batch_size // group)):
+            for part in self._share.mine(torch.arange(len(blocks)).split(max(1, self.batch_size // group))):
                 at = torch.from_numpy(blocks[part.numpy()]).flatten()
                 once = torch.from_numpy(is_new[part.numpy()]).flatten().to(self.probe.device)
                 amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
@@ -151,7 +157,7 @@ class StreamedFrames:
                 add_patches(total, moved * weights, self._starts(at))
                 add_patches(weight, weights, self._starts(at))
                 step(len(at))
-        return merge_from_sums(total, weight, floor)[None]
+        return merge_from_sums(self._share.total(total), self._share.total(weight), floor)[None]
 
     def illumination(self) -> Tensor:
         """(1, H, W) real, in units of the probe's greatest intensity."""
@@ -164,27 +170,28 @@ class StreamedFrames:
             return step(*maps)
         result: Tensor | None = None
         corners = [(top, left) for top in range(0, height, TILE_PX) for left in range(0, width, TILE_PX)]
+        share = self._share if len(corners) >= self._share.of else Share()
         with progress.task("Applying the network", len(corners), "tile") as done:
-            for top, left in corners:
+            for top, left in share.mine(corners):
                 r0, c0 = max(0, top - halo_px), max(0, left - halo_px)
                 window = (..., slice(r0, top + TILE_PX + halo_px), slice(c0, left + TILE_PX + halo_px))
                 tile = step(*(values[window] for values in maps))
                 if result is None:
-                    result = tile.new_empty((*tile.shape[:-2], height, width))
+                    result = tile.new_zeros((*tile.shape[:-2], height, width))
                 inner = tile[..., top - r0 : top - r0 + TILE_PX, left - c0 : left - c0 + TILE_PX]
                 result[..., top : top + TILE_PX, left : left + TILE_PX] = inner
                 done()
         if result is None:
             raise ValueError(f"maps of shape {tuple(maps[0].shape)} have no pixels")
-        return result
+        return share.total(result)
 
     def deviance(self, canvas: Tensor) -> Misfit:
         """How well (1, H, W) ``canvas`` explains the counts; one pass over the frames."""
         n, frames = self.probe.shape[-1], self.scan.raw.n_frames
         good = np.ones((n, n), bool) if self._good is None else centred_order(self._good).cpu().numpy()
-        by_frame = np.empty(frames, np.float32)
+        by_frame = np.zeros(frames, np.float32)
         residual = np.zeros(int(good.sum()))
-        found = expected = 0.0
+        sums = np.zeros(2)
         with progress.task("Comparing with the counts", frames, "frame") as step:
             for at in self.batches():
                 rates = centred_order(expected_counts(canvas[0], self._probes(at), self._starts(at)))
@@ -192,10 +199,11 @@ class StreamedFrames:
                 deviance = deviance_per_pixel(rate, counts)
                 by_frame[at.numpy()] = deviance.mean(axis=1)
                 residual += ((counts - rate) / np.sqrt(rate + 1)).sum(axis=0, dtype=np.float64)
-                found += float(deviance.sum())
-                expected += float(expected_deviance_per_pixel(rate).sum())
+                sums += deviance.sum(), expected_deviance_per_pixel(rate).sum()
                 step(len(at))
+        for values in (by_frame, residual, sums):
+            values[:] = self._share.total(torch.from_numpy(values).to(canvas.device)).cpu().numpy()
         on_detector = np.full((n, n), np.nan, np.float32)
         on_detector[good] = residual / frames
         pixels = frames * residual.size
-        return Misfit(found / pixels, expected / pixels, by_frame, on_detector)
+        return Misfit(float(sums[0]) / pixels, float(sums[1]) / pixels, by_frame, on_detector)

@@ -148,7 +148,8 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
 
 
 _FOR_INFERENCE = (
-    "accelerator", "inference_batch_size", "middle_trim", "pad_eval", "enable_progress_bar", "logger_backend",
+    "accelerator", "devices", "inference_batch_size", "middle_trim", "pad_eval", "enable_progress_bar",
+    "logger_backend",
 )  # fmt: skip
 
 

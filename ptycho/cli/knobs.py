@@ -198,8 +198,13 @@ _INFERENCE_BATCH = Knob(
     aliases=("--torch-inference-batch-size",),
 )  # fmt: skip
 
+_DEVICES = Knob(
+    "--devices", PyTorchExecutionConfig, "devices", Devices(), "How many devices; each has a process of its own.",
+    "Device and data loading",
+)  # fmt: skip
+
 _DEVICE = (
-    Knob("--devices", PyTorchExecutionConfig, "devices", Devices(), "How many devices.", "Device and data loading"),
+    _DEVICES,
     Knob("--strategy", PyTorchExecutionConfig, "strategy", str,
          "Lightning's strategy for several devices.", "Device and data loading"),
     Knob("--precision", PyTorchExecutionConfig, "precision", click.Choice(PRECISIONS),
@@ -236,4 +241,4 @@ _RECORDS = (
 )  # fmt: skip
 
 TRAINING_KNOBS = (*_COMMON_TRAINING, *_MODEL, *_FRAMES, *_OPTIMISATION, *_DEVICE, *_RECORDS)
-INFERENCE_KNOBS = (ACCELERATOR, *_SUBSAMPLE, _INFERENCE_BATCH)
+INFERENCE_KNOBS = (ACCELERATOR, *_SUBSAMPLE, _DEVICES, _INFERENCE_BATCH)

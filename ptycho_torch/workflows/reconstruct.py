@@ -21,15 +21,16 @@ from ptycho.geometry import Canvas, coverage_map
 from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
-from ptycho_torch import calibration, settings
+from ptycho_torch import calibration, processes, settings
 from ptycho_torch.archive import legacy_entries, load_model, save_model
 from ptycho_torch.config_bridge import STREAMED_FRAMES
 from ptycho_torch.config_params import InferenceConfig as BackendInferenceConfig
 from ptycho_torch.config_params import plain
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import LitScan, PlacedScan
-from ptycho_torch.lightning_utils import device_of
+from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.processes import Share
 from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
@@ -134,11 +135,20 @@ def infer_scan(
     module, trained_with = load_model(model_path)
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
-    outcome = infer_with(module, raw, execution, refine=refine)
+    arguments, n = (model_path, raw, execution), processes_of(execution)
+    with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
+        known, outcome = _inferred(module, raw, execution, None, share)
+    if refine is not None:
+        outcome = refined_outcome(known, outcome, refine, device=device_of(execution))
     outcome.notes[:0] = notes
     outcome.settings = {**trained_with, **outcome.settings}
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
+
+
+def _help_to_infer(share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig) -> None:
+    """What the other processes of an inference do."""
+    _inferred(load_model(model_path)[0], raw, execution, None, share)
 
 
 def infer_with(
@@ -161,6 +171,14 @@ def infer_with(
     Raises:
         InputError: frames of another side than the module was trained with.
     """
+    known, outcome = _inferred(module, raw, execution, canvas, Share())
+    return outcome if refine is None else refined_outcome(known, outcome, refine, device=device_of(execution))
+
+
+def _inferred(
+    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None, share: Share
+) -> tuple[RawData, Outcome]:
+    """The scan as it was taken, and what came of it; see :func:`infer_with`."""
     expected = module.data_config.N
     if raw.N != expected:
         raise InputError(
@@ -177,7 +195,7 @@ def infer_with(
         module.mask(), good,
     )  # fmt: skip
     placed = PlacedScan.of(raw, canvas)
-    outcome = reconstruct(module.to(device_of(execution)), placed, probe, execution.inference_batch_size)
+    outcome = reconstruct(module.to(device_of(execution)), placed, probe, execution.inference_batch_size, share)
     why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
     outcome.notes = [
         f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}",
@@ -187,7 +205,7 @@ def infer_with(
     ]
     if takes_mask:
         outcome.notes.append("The scan has no mask of bad pixels: the one of the trained model is used.")
-    return outcome if refine is None else refined_outcome(raw, outcome, refine, device=device_of(execution))
+    return raw, outcome
 
 
 def _with_known_domain(raw: RawData, trained_on: str) -> RawData:
@@ -204,7 +222,7 @@ def _with_known_domain(raw: RawData, trained_on: str) -> RawData:
 @torch.no_grad()
 def reconstruct(
     module: PtychoPINN_Lightning, scan: PlacedScan, probe: NDArray[np.complex64] | None = None,
-    batch_size: int | None = None,
+    batch_size: int | None = None, share: Share | None = None,
 ) -> Outcome:  # fmt: skip
     """The object of a whole scan, without and with the network, streamed over its frames.
 
@@ -213,6 +231,7 @@ def reconstruct(
         scan: the placed frames.
         probe: (M, N, N) scaled to the counts of ``scan``; None for the module's own.
         batch_size: frames in memory at a time; None for what the module was configured with, or else the fastest.
+        share: of this process, where several do it together; each gets the whole outcome.
     """
     module.eval()
     device = module.probe_parts.device
@@ -221,7 +240,7 @@ def reconstruct(
     configured = module.inference_config.batch_size
     if batch_size is None and configured not in (STREAMED_FRAMES, BackendInferenceConfig.batch_size):
         batch_size = min(configured, frames_that_fit(scan.raw.N, len(light)))
-    frames = StreamedFrames(scan, light, good, batch_size)
+    frames = StreamedFrames(scan, light, good, batch_size, share)
     coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
     stages = {}
     for name, make in (("projection", module.generator.without_network), ("network", module.generator)):

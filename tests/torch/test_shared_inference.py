@@ -1,0 +1,80 @@
+"""Inference by several processes: the canvas of one, whatever the number."""
+
+import numpy as np
+import pytest
+import torch
+from small_scans import small_scan
+
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.diffsim import simulate_demo_scan
+from ptycho_torch import processes, reassembly
+from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.processes import Share
+from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
+
+
+def test_the_work_is_dealt_out_once():
+    items = list(range(11))
+    for n in (1, 2, 3, 20):
+        parts = [Share(k, n).mine(items) for k in range(n)]
+        assert sorted(item for part in parts for item in part) == items
+
+
+def test_alone_a_sum_is_the_values_themselves():
+    values = torch.ones(3, dtype=torch.complex64)
+    assert Share().total(values) is values
+
+
+def test_tiles_are_dealt_out_once(monkeypatch):
+    """What the processes compute adds up to the whole; with fewer tiles than processes, each computes all."""
+    raw = small_scan(40)
+    monkeypatch.setattr(reassembly, "TILE_PX", 24)
+    monkeypatch.setattr(Share, "total", lambda _, values: values)
+    scan, good = PlacedScan.of(raw), torch.from_numpy(raw.good_pixels)
+
+    def tiles(share):
+        frames = reassembly.StreamedFrames(scan, torch.from_numpy(raw.probe), good, None, share)
+        return frames.apply(lambda x: 2 * x, torch.ones(1, *scan.canvas.shape), halo_px=2)
+
+    whole = tiles(Share())
+    assert torch.equal(whole, 2 * torch.ones(1, *scan.canvas.shape))
+    assert torch.equal(tiles(Share(0, 2)) + tiles(Share(1, 2)), whole) and not torch.equal(tiles(Share(0, 2)), whole)
+    assert torch.equal(tiles(Share(400, 500)), whole)
+
+
+def scan_of(architecture, seed=0):
+    side, n_frames = (64, 30) if architecture == "cnn" else (32, 60)
+    return simulate_demo_scan(seed, n_frames=n_frames, N=side)
+
+
+@pytest.mark.parametrize("architecture", ["projection_unet", "cnn"])
+def test_three_processes_give_the_object_of_one(architecture, tmp_path):
+    raw = scan_of(architecture)
+    model = ModelConfig(N=raw.N, architecture=architecture, merge_block=12)
+    config = TrainingConfig(model, nepochs=1, calibrate_probe=False, val_fraction=0.0)
+    train_scan(raw, config, PyTorchExecutionConfig(accelerator="cpu"), output_dir=tmp_path)
+    other = scan_of(architecture, seed=1)
+    one, three = (
+        infer_scan(tmp_path, other, execution=PyTorchExecutionConfig(accelerator="cpu", devices=n)) for n in (1, 3)
+    )
+    for name, stage in one.stages.items():
+        np.testing.assert_allclose(three.stages[name].object, stage.object, atol=1e-5)
+        assert three.stages[name].deviance == pytest.approx(stage.deviance, rel=1e-5)
+        assert three.stages[name].expected_deviance == pytest.approx(stage.expected_deviance, rel=1e-5)
+    np.testing.assert_allclose(three.frame_deviance, one.frame_deviance, rtol=1e-4)
+    np.testing.assert_allclose(three.detector_residual, one.detector_residual, atol=1e-4)
+    assert not torch.distributed.is_initialized()
+
+
+def fails(share):
+    raise ValueError(f"process {share.number}")
+
+
+def test_a_process_that_fails_is_told(tmp_path):
+    """And nobody waits for it for ever."""
+    threads = torch.get_num_threads()
+    with pytest.raises(Exception, match=r"process 1|[Cc]onnection|gloo"), processes.started(
+        2, fails, (), "cpu"
+    ) as share:
+        share.total(torch.ones(2))
+    assert torch.get_num_threads() == threads
