@@ -52,6 +52,8 @@ def frames_that_fit(N: int, modes: int) -> int:
     return max(1, _STREAM_BYTES // (10 * 8 * N * N * modes))
 
 
+_KEPT_BYTES = 2**27  # of the probes of all frames
+
 _WAVE_BYTES = 2**20
 _MOST_FRAMES = 256
 
@@ -92,9 +94,10 @@ class StreamedFrames:
         # the merge in units of the peak, so that one map serves as weight and as illumination
         self._floor = projection_floor(probe) / self._peak
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
+        self._kept: dict[int, Tensor] | None = {} if scan.raw.n_frames * probe.nbytes <= _KEPT_BYTES else None
         with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
             for at in self.batches():
-                add_patches(self._weight, merge_weights(self._probes(at)) / self._peak, self._starts(at))
+                add_patches(self._weight, merge_weights(self._run_probes(at)) / self._peak, self._starts(at))
                 step(len(at))
         self._share.total(self._weight)
 
@@ -104,6 +107,15 @@ class StreamedFrames:
 
     def _probes(self, at: Tensor) -> Tensor:
         return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
+
+    def _run_probes(self, at: Tensor) -> Tensor:
+        """The probes of one of :meth:`batches`; of a scan that is not too large they are moved once."""
+        if self._kept is None:
+            return self._probes(at)
+        first = int(at[0])
+        if first not in self._kept:
+            self._kept[first] = self._probes(at)
+        return self._kept[first]
 
     def _starts(self, at: Tensor) -> Tensor:
         return self.scan.starts[at].to(self.probe.device)
@@ -125,7 +137,7 @@ class StreamedFrames:
                 for at in self.batches():
                     starts = self._starts(at)
                     amplitudes = self._counts(at).sqrt()
-                    revised = projected(extract(ahead, starts, n), amplitudes, self._probes(at), self._good)
+                    revised = projected(extract(ahead, starts, n), amplitudes, self._run_probes(at), self._good)
                     add_patches(total, revised, starts)
                     done(len(at), f"step {step + 1} of {steps}")
                 # in place: canvases are what memory grows with
@@ -194,7 +206,7 @@ class StreamedFrames:
         sums = np.zeros(2)
         with progress.task("Comparing with the counts", frames, "frame") as step:
             for at in self.batches():
-                rates = centred_order(expected_counts(canvas[0], self._probes(at), self._starts(at)))
+                rates = centred_order(expected_counts(canvas[0], self._run_probes(at), self._starts(at)))
                 rate, counts = rates.cpu().numpy()[:, good], self.scan.counts(at).numpy()[:, good]
                 deviance = deviance_per_pixel(rate, counts)
                 by_frame[at.numpy()] = deviance.mean(axis=1)

@@ -39,6 +39,12 @@ def extract(canvas: Tensor, starts: Tensor, n: int) -> Tensor:
     """
     if starts.shape[:-2] != canvas.shape[:-2]:
         raise ValueError(f"canvases {tuple(canvas.shape)} and starts {tuple(starts.shape)} differ in leading axes")
+    if not (torch.is_grad_enabled() and canvas.requires_grad):
+        # four times as fast, but slow to differentiate
+        windows = canvas.reshape(-1, *canvas.shape[-2:]).unfold(-2, n, 1).unfold(-2, n, 1)
+        flat_starts = starts.reshape(len(windows), -1, 2)
+        number = torch.arange(len(windows), device=starts.device)[:, None]
+        return windows[number, flat_starts[..., 0], flat_starts[..., 1]].reshape(*starts.shape[:-1], n, n)
     index = patch_index(starts, n, canvas.shape[-1])
     flat = torch.gather(canvas.flatten(-2), -1, index)
     return flat.unflatten(-1, (starts.shape[-2], n, n))

@@ -38,6 +38,14 @@ def test_place_adds_slices(rng, starts):
     np.testing.assert_allclose(canvas.numpy(), before + expected, atol=1e-13)
 
 
+def test_cutting_is_the_same_with_a_gradient(rng, starts):
+    """Two ways to cut: one that can be differentiated, and one that is quick."""
+    canvas = torch.from_numpy(rng.normal(size=SHAPE) + 1j * rng.normal(size=SHAPE))
+    assert torch.equal(extract(canvas.clone().requires_grad_(), starts, N), extract(canvas, starts, N))
+    empty = torch.ones((), dtype=canvas.dtype).expand(SHAPE)
+    assert torch.equal(extract(empty, starts, N), torch.ones(len(starts), N, N, dtype=canvas.dtype))
+
+
 def test_place_is_the_adjoint_of_extract(rng, starts):
     canvas = torch.from_numpy(random_complex(rng, *SHAPE))
     patches = torch.from_numpy(random_complex(rng, len(starts), N, N))

@@ -333,7 +333,7 @@ def test_what_is_superseded_is_told(run, raw, cls, name, monkeypatch):
     if cls is InferenceConfig:
         monkeypatch.setattr(reconstruct, "load_model", lambda path: (None, {}))
         monkeypatch.setattr(
-            reconstruct, "infer_with", lambda *args: SimpleNamespace(notes=[], settings={}, timings_s={})
+            reconstruct, "_inferred", lambda *args: (raw, SimpleNamespace(notes=[], settings={}, timings_s={}))
         )  # fmt: skip
         config = InferenceConfig(ModelConfig(), Path(), Path(), **{name: value})
         notes = reconstruct.infer_scan("m", raw, config, PyTorchExecutionConfig(accelerator="cpu")).notes
@@ -386,12 +386,12 @@ def test_nphotons_scales_frames_of_unknown_scale(run):
 def test_a_part_of_the_frames_is_reconstructed(raw, monkeypatch):
     seen = []
 
-    def infer(module, scan, execution):
+    def infer(module, scan, *_):
         seen.append(scan.sample_indices)
-        return SimpleNamespace(notes=[], settings={}, timings_s={})
+        return scan, SimpleNamespace(notes=[], settings={}, timings_s={})
 
     monkeypatch.setattr(reconstruct, "load_model", lambda path: (None, {}))
-    monkeypatch.setattr(reconstruct, "infer_with", infer)
+    monkeypatch.setattr(reconstruct, "_inferred", infer)
     for seed in (1, 1, 2):
         config = InferenceConfig(ModelConfig(), Path(), Path(), n_subsample=9, subsample_seed=seed)
         reconstruct.infer_scan("m", raw, config, PyTorchExecutionConfig(accelerator="cpu"))
