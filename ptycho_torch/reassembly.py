@@ -22,7 +22,7 @@ from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
 from ptycho_torch.solvers.projection import momentum, projected, vacuum
 
-TILE_PX = 512
+TILE_PX = 256
 """Side of the tiles in which a network runs over a large canvas, before its margin is added."""
 
 
