@@ -159,7 +159,7 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         used = None if bool(fields["used"].all()) else fields["used"]
         return BlockFrames(
             fields["images"], batch[1], fields["starts"], fields["fractions"], (height, width),
-            fields.get("good_pixels"), used,
+            fields.get("good_pixels"), used, (fields["begun"], fields["lit"]) if "begun" in fields else None,
         )  # fmt: skip
 
     def forward(self, batch: Batch) -> Tensor:

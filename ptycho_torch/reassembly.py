@@ -80,14 +80,16 @@ class StreamedFrames:
         probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
         good_pixels: (N, N) bool, zero frequency at N//2.
         batch_size: frames in memory at a time; None for :func:`fastest_batch`.
+        members: (n,) int64, the frames that take part; None for all.
         share: of this process, where several stream the scan together; each of them gets the whole result.
     """
 
     def __init__(
         self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None,
-        share: Share | None = None,
+        share: Share | None = None, members: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.scan, self.probe, self._share = scan, probe, share or Share()
+        self._members = torch.arange(scan.raw.n_frames) if members is None else members
         self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._peak = probe.abs().square().sum(0).amax()
@@ -103,7 +105,7 @@ class StreamedFrames:
 
     def batches(self) -> Sequence[Tensor]:
         """Frame indices in runs of ``batch_size``, those of this process."""
-        return self._share.mine(torch.arange(self.scan.raw.n_frames).split(self.batch_size))
+        return self._share.mine(self._members.split(self.batch_size))
 
     def _probes(self, at: Tensor) -> Tensor:
         return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
@@ -127,11 +129,15 @@ class StreamedFrames:
         """(1, H, W) complex ones, which take no memory: not to be written into."""
         return vacuum((), (1, 1), self.probe).expand(1, *self.scan.canvas.shape)
 
+    def begin(self, steps: int) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
+        return self.project(self.vacuum(), steps)
+
     def project(self, canvas: Tensor, steps: int) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
         n = self.probe.shape[-1]
         ahead = current = canvas[0]
-        with progress.task("Projecting onto the counts", steps * self.scan.raw.n_frames, "frame") as done:
+        with progress.task("Projecting onto the counts", steps * len(self._members), "frame") as done:
             for step in range(steps):
                 total = torch.zeros(self.scan.canvas.shape, dtype=self.probe.dtype, device=self.probe.device)
                 for at in self.batches():

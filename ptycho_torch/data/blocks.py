@@ -29,6 +29,7 @@ class Batch(NamedTuple):
             share () float32, weight of the loss among those of several processes, 1 for one;
             rms_scaling_constant, physics_scaling_constant (B, 1, 1, 1): sqrt(counts) times the first have a mean
             energy of (N/2)^2, and the second is its inverse;
+            begun (B, H, W) complex64 and lit (B, H, W) float32, see :class:`Begun`, only where there is one;
             good_pixels (N, N) bool, only where there is a mask;
             label_amp, label_phase (B, K, N, N) float32 at the placement, only where the object is known.
         probe: (M, N, N) complex64, scaled to counts.
@@ -40,15 +41,29 @@ class Batch(NamedTuple):
     scaling: Tensor
 
 
+class Begun(NamedTuple):
+    """What the first projections have made of a scan, on its canvas.
+
+    Attributes:
+        canvas: (H, W) complex64, the object.
+        lit: (H, W) float32, sum over the frames that made it, and over modes, of |P|^2.
+    """
+
+    canvas: Tensor
+    lit: Tensor
+
+
 class BlockDataset(Dataset[Batch]):
     """Cuts whole batches: a loader asks for several :class:`BlockRequest` at once, and nothing is collated after.
 
     Args:
         scans: what the requests' scan numbers count.
+        begun: for each scan what the blocks start from, by the fold that is left out of it; or None.
     """
 
-    def __init__(self, scans: Sequence[LitScan]) -> None:
+    def __init__(self, scans: Sequence[LitScan], begun: Sequence[dict[int | None, Begun] | None] | None = None) -> None:
         self.scans = list(scans)
+        self.begun = [None] * len(self.scans) if begun is None else list(begun)
         self._scales = [float(scan.placed.raw.intensity_scale()) for scan in self.scans]
 
     def __len__(self) -> int:
@@ -87,6 +102,12 @@ class BlockDataset(Dataset[Batch]):
             "experiment_id": torch.full((n_blocks,), number),
             "share": torch.tensor(requests[0].share),
         }
+        begun = self.begun[number]
+        if begun is not None:
+            corners = global_starts.amin(dim=1)
+            parts = [begun[request.fold] for request in requests]
+            fields["begun"] = _windows([part.canvas for part in parts], corners, shape, 1)
+            fields["lit"] = _windows([part.lit for part in parts], corners, shape, 0)
         if placed.raw.bad_pixels is not None:
             fields["good_pixels"] = torch.from_numpy(placed.raw.good_pixels)
         if scan.labels is not None:
@@ -94,6 +115,15 @@ class BlockDataset(Dataset[Batch]):
             labels = scan.labels[indices] if apart else _cut(scan.labels, global_starts, counts.shape[-1])
             fields |= {"label_amp": labels.abs(), "label_phase": labels.angle()}
         return Batch(fields, scan.probe, scaling)
+
+
+def _windows(canvases: list[Tensor], corners: Tensor, shape: tuple[int, int], beyond: float) -> Tensor:
+    """(B, *shape) parts of B canvases from their corners (B, 2) on; ``beyond`` stands where one has ended."""
+    found = canvases[0].new_full((len(corners), *shape), beyond)
+    for canvas, window, (top, left) in zip(canvases, found, corners.tolist(), strict=True):
+        part = canvas[top : top + shape[0], left : left + shape[1]]
+        window[: part.shape[0], : part.shape[1]] = part
+    return found
 
 
 def as_it_is(batch: Any) -> Any:

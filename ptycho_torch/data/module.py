@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
+from ptycho.grouping import compact_blocks
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
-from ptycho_torch.data.blocks import Batch, BlockDataset, as_it_is
+from ptycho_torch.data.blocks import Batch, Begun, BlockDataset, as_it_is
 from ptycho_torch.data.samplers import (
     BlockRequest,
     GroupBlocks,
@@ -26,6 +28,7 @@ from ptycho_torch.data.samplers import (
     within_bounds,
 )
 from ptycho_torch.data.scans import LitScan
+from ptycho_torch.reassembly import StreamedFrames
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,33 @@ class BlockDataModule(LightningDataModule):
         self.blocks_per_step = [size for _, size in parts]
         self._train = parts
         self._val_scans, self._val = self._validation_parts()
+        self._begun: dict[int, dict[int | None, Begun]] = {}
+
+    def begin(self, steps: int, device: str) -> None:
+        """Make what blocks start from: the first projections, by all frames that are trained on, on the whole canvas.
+
+        A block then starts as the whole scan does in inference, and nothing is projected twice. Scans of which
+        positions are known within groups only have no common canvas, and blocks of single frames are to know nothing
+        of each other: they start from vacuum, as with ``steps`` = 0.
+
+        Args:
+            steps: projections from vacuum.
+            device: where to make them; torch's name.
+        """
+        if steps == 0 or not self._model.object_big:
+            return
+        trained = [members for members, _ in self._splits]
+        for scan, members in [*zip(self._scans, trained, strict=True), *((scan, None) for scan in self._beside)]:
+            if scan.groups is None:
+                members = np.arange(scan.placed.raw.n_frames) if members is None else members
+                self._begun[id(scan)] = {None: _begun(scan, members, steps, device)}
+        for scan, members, (blocks, _) in zip(self._scans, trained, self._train, strict=True):
+            K = int(os.environ.get("FOLDS", "0"))
+            if K and id(scan) in self._begun:
+                folds = _folds(scan.placed.xy, members, K, self._training.seed)
+                blocks._folds = folds
+                for k in range(K):
+                    self._begun[id(scan)][k] = _begun(scan, members[folds[members] != k], steps, device)
 
     @property
     def validates(self) -> bool:
@@ -136,7 +166,7 @@ class BlockDataModule(LightningDataModule):
         if len(parts) == 1 and self._processes == 1:
             batches = {"sampler": parts[0][0], "batch_size": parts[0][1]}
         return DataLoader(
-            BlockDataset(scans),
+            BlockDataset(scans, [self._begun.get(id(scan)) for scan in scans]),
             collate_fn=as_it_is,
             # its own generator: a loader's seed must not be drawn from the caller's. Other processes do not touch
             # that one, and torch cannot hand two generators over to them.
@@ -152,6 +182,25 @@ class BlockDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches that score the withheld frames; empty when none are withheld."""
         return self._loader(self._val_scans, [(b, self._processes) for b in self._val], None) if self._val else []
+
+
+def _folds(xy: NDArray[np.float64], members: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+    """(F,) the fold of each member, evenly over the scan; -1 for others."""
+    rng = np.random.default_rng([seed, 2])
+    x, y = xy[members].T
+    folds = np.full(len(xy), -1, dtype=np.int64)
+    for block in compact_blocks(x, y, n, rng=rng)[0]:
+        folds[members[block]] = rng.permutation(n)[: len(block)]
+    return folds
+
+
+@torch.no_grad()
+def _begun(scan: LitScan, members: NDArray[np.int64], steps: int, device: str) -> Begun:
+    good = torch.from_numpy(scan.placed.raw.good_pixels.copy()).to(device)
+    probe = scan.probe.to(device)
+    frames = StreamedFrames(scan.placed, probe, good, members=torch.from_numpy(members))
+    lit = frames.illumination()[0] * probe.abs().square().sum(0).amax()
+    return Begun(frames.begin(steps)[0].cpu(), lit.cpu())
 
 
 def _as_list(scans: LitScan | Sequence[LitScan]) -> list[LitScan]:

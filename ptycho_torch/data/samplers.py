@@ -19,7 +19,7 @@ class BlockRequest(NamedTuple):
     """Which frames a block is made of: indices, used and scored, each (K,), and the number of their scan.
 
     share: weight of the loss of the batch that the block is in, so that the mean over all processes is the mean over
-    the scored frames of the whole step.
+    the scored frames of the whole step. fold: the frames of which the object is made without, or None.
     """
 
     indices: NDArray[np.int64]
@@ -27,6 +27,7 @@ class BlockRequest(NamedTuple):
     scored: NDArray[np.bool_]
     scan: int = 0
     share: float = 1.0
+    fold: int | None = None
 
 
 class TrainingBlocks(Sampler[BlockRequest]):
@@ -45,6 +46,7 @@ class TrainingBlocks(Sampler[BlockRequest]):
     def __init__(
         self, xy: NDArray[np.float64], members: NDArray[np.int64], block_size: int, seed: int,
         max_blocks: int | None = None, *, centres: NDArray[np.bool_] | None = None, sequential: bool = False,
+        folds: NDArray[np.int64] | None = None,
     ) -> None:  # fmt: skip
         size = min(block_size, len(members))
         if sequential and max_blocks is not None:
@@ -54,6 +56,7 @@ class TrainingBlocks(Sampler[BlockRequest]):
         total = -(-len(members) // size)
         self.n_blocks = total if max_blocks is None else min(total, max_blocks)
         self._centres, self._sequential = centres, sequential
+        self._folds = folds
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -70,10 +73,15 @@ class TrainingBlocks(Sampler[BlockRequest]):
         if self._sequential:
             order = np.argsort(blocks.min(axis=1), kind="stable")
             blocks, is_new = blocks[order], is_new[order]
-        for block, new in zip(blocks[: self.n_blocks], is_new, strict=False):
+        for number, (block, new) in enumerate(zip(blocks[: self.n_blocks], is_new, strict=False)):
             indices = self.members[block]
             scored = new if self._centres is None else new & self._centres[indices]
-            yield BlockRequest(indices, np.ones(indices.shape, dtype=bool), scored)
+            used, fold = np.ones(indices.shape, dtype=bool), None
+            if self._folds is not None:
+                fold = (self.epoch + number) % (int(self._folds.max()) + 1)
+                withheld = self._folds[indices] == fold
+                used, scored = ~withheld, scored & withheld
+            yield BlockRequest(indices, used, scored, fold=fold)
 
 
 class GroupBlocks(Sampler[BlockRequest]):

@@ -20,6 +20,14 @@ class FramesOnCanvas(Protocol):
         """(B, H, W) complex ones."""
         ...
 
+    def begin(self, steps: int) -> Tensor:
+        """The object after so many projections from vacuum, (B, H, W) complex.
+
+        In training that is by all frames of the scan, made once, where ``Generator.begin_steps`` has announced it; then
+        the blocks are cut from it.
+        """
+        ...
+
     def project(self, canvas: Tensor, steps: int) -> Tensor:
         """Averaged projections onto the measured amplitudes, (B, H, W) to (B, H, W)."""
         ...
@@ -52,10 +60,12 @@ class Generator(nn.Module, ABC):
         name: of the architecture.
         learning_rate_share: what the optimiser takes of the configured learning rate; layers of many channels need
             smaller steps.
+        begin_steps: the ``steps`` with which :meth:`FramesOnCanvas.begin` will be called; 0 if it is not.
     """
 
     name: str
     learning_rate_share: float = 1.0
+    begin_steps: int = 0
 
     def networks(self) -> list[nn.Module]:
         """The parts that are called on tensors alone, which is what can be compiled."""

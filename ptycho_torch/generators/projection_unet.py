@@ -84,6 +84,7 @@ class ProjectionUNet(Generator):
     ) -> None:  # fmt: skip
         super().__init__()
         self.steps = [projection_steps] + [later_projection_steps] * (stages - 1)
+        self.begin_steps = projection_steps
         unets = [UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2))]
         self.correctors = nn.ModuleList(unets)
         self._halo_px = unets[0].halo_px
@@ -94,13 +95,13 @@ class ProjectionUNet(Generator):
 
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
-        canvas = frames.vacuum()
+        before = frames.vacuum()
+        with torch.no_grad():  # nothing trainable lies before the first projection
+            canvas = frames.begin(self.begin_steps)
         illumination = frames.illumination()
         for stage, steps in enumerate(self.steps):
-            before = canvas
-            with torch.set_grad_enabled(torch.is_grad_enabled() and stage > 0):
-                # nothing trainable lies before the first projection
-                canvas = frames.project(canvas, steps)
+            if stage > 0:
+                before, canvas = canvas, frames.project(canvas, steps)
             corrector = self.correctors[min(stage, 1)]
             correct = partial(corrected, corrector)
             canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px)

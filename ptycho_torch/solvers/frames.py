@@ -66,11 +66,13 @@ class BlockFrames:
         shape: (H, W) of the canvases.
         good_pixels: (N, N) bool, zero frequency at N//2, or None for all.
         used: (B, K) bool; frames that are False are withheld from the object, or None for all.
+        begun: (B, H, W) complex, the object after the first projections by all frames of the scan, and (B, H, W) real,
+            the sum over those frames and modes of |P|^2; None where the frames here are all that is known.
     """
 
     def __init__(
         self, counts: Tensor, probe: Tensor, starts: Tensor, fractions: Tensor, shape: tuple[int, int],
-        good_pixels: Tensor | None = None, used: Tensor | None = None,
+        good_pixels: Tensor | None = None, used: Tensor | None = None, begun: tuple[Tensor, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.counts = detector_order(counts)
         self.good_pixels = None if good_pixels is None else detector_order(good_pixels)
@@ -81,17 +83,28 @@ class BlockFrames:
         self._peak = probe.detach().abs().square().sum(0).amax()
         # a withheld frame lights nothing: it takes part in no merge
         self._lighting = self.probes if used is None else self.probes * used[..., None, None, None]
+        self._begun, self._held = begun, None
+        if begun is not None:
+            self._held = (begun[1] - place(merge_weights(self._lighting), starts, shape)).clamp(min=0)
 
     def vacuum(self) -> Tensor:
         """(B, H, W) complex ones."""
         return vacuum((self.starts.shape[0],), self.shape, self.probes)
 
+    def begin(self, steps: int) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
+        return self.project(self.vacuum(), steps) if self._begun is None else self._begun[0]
+
     def project(self, canvas: Tensor, steps: int) -> Tensor:
-        """See :func:`ptycho_torch.solvers.projection.project`."""
-        return project(canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels)
+        """See :func:`ptycho_torch.solvers.projection.project`; frames outside of the block hold the canvas."""
+        return project(
+            canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels, self._held
+        )
 
     def illumination(self) -> Tensor:
         """(B, H, W) real, in units of the probe's greatest intensity."""
+        if self._begun is not None:
+            return self._begun[1] / self._peak
         return place(merge_weights(self._lighting), self.starts, self.shape) / self._peak
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:

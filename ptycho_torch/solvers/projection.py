@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.backprojection import replace_amplitude
+from ptycho_torch.physics.backprojection import approach_counts
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
 from ptycho_torch.physics.patches import extract, merge_from_sums, place
 
@@ -43,13 +43,13 @@ def projected(patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: 
     Returns:
         (..., K, N, N) complex.
     """
-    revised = replace_amplitude(exit_waves(probes, patches), amplitudes, good_pixels)
+    revised = approach_counts(exit_waves(probes, patches), amplitudes, good_pixels)
     return (probes.conj() * revised).sum(dim=-3)
 
 
 def project(
     canvas: Tensor, amplitudes: Tensor, probes: Tensor, starts: Tensor, floor: Tensor, steps: int,
-    good_pixels: Tensor | None = None,
+    good_pixels: Tensor | None = None, held: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Apply ``steps`` accelerated averaged projections to the object on a canvas.
 
@@ -59,6 +59,7 @@ def project(
         starts: (..., K, 2) int64.
         floor: scalar, the merge's regularisation in units of |P|^2; pulls the unlit to vacuum.
         steps: number of projections; 0 returns ``canvas`` itself.
+        held: (..., H, W) real, what frames that are not here light; they are taken to agree with the canvas as it is.
 
     Returns:
         (..., H, W) complex.
@@ -67,11 +68,12 @@ def project(
         return canvas
     shape = (canvas.shape[-2], canvas.shape[-1])
     weight = place(merge_weights(probes), starts, shape)
+    weight = weight if held is None else weight + held
     ahead = canvas
     for step in range(steps):
         patches = extract(ahead, starts, amplitudes.shape[-1])
         total = place(projected(patches, amplitudes, probes, good_pixels), starts, shape)
-        merged = merge_from_sums(total, weight, floor)
+        merged = merge_from_sums(total if held is None else total + held * ahead, weight, floor)
         ahead = merged + momentum(step) * (merged - canvas)
         canvas = merged
     return canvas

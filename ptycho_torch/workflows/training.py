@@ -146,6 +146,8 @@ class TrainingJob:
             getattr(self.trainer, "world_size", 1),
         )  # fmt: skip
         start = time.monotonic()
+        generator = getattr(self.module, "generator", None)
+        data.begin(getattr(generator, "begin_steps", 0), lightning_utils.device_of(payload.execution_config))
         lightning_utils.clear_run(self.output_dir)
         self._fit(data)
         self._take_best()
