@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
-from ptycho.grouping import compact_blocks
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 from ptycho_torch.data.blocks import Batch, Begun, BlockDataset, as_it_is
 from ptycho_torch.data.samplers import (
@@ -25,6 +23,7 @@ from ptycho_torch.data.samplers import (
     TrainingBlocks,
     ValidationBlocks,
     split_frames,
+    spread_folds,
     within_bounds,
 )
 from ptycho_torch.data.scans import LitScan
@@ -34,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 TEST_SHARE = 0.2
 """Share of the points of a scan for validation that is withheld from the object and scored."""
+
+
+FOLDS = 4
+"""Parts of the training frames, each of which is scored on an object that began without it."""
 
 
 class BlockDataModule(LightningDataModule):
@@ -73,7 +76,10 @@ class BlockDataModule(LightningDataModule):
     def begin(self, steps: int, device: str) -> None:
         """Make what blocks start from: the first projections, by all frames that are trained on, on the whole canvas.
 
-        A block then starts as the whole scan does in inference, and nothing is projected twice. Scans of which
+        A block then starts as the whole scan does in inference, and nothing is projected twice. There is one more for
+        each of `FOLDS` parts of the frames, made without it: a block is scored on the frames of one part, and starts
+        without them. A network that was scored on frames which its input has seen would learn to keep their noise
+        (docs/findings.md, FOLD-001). Scans of which
         positions are known within groups only have no common canvas, and blocks of single frames are to know nothing
         of each other: they start from vacuum, as with ``steps`` = 0.
 
@@ -89,12 +95,11 @@ class BlockDataModule(LightningDataModule):
                 members = np.arange(scan.placed.raw.n_frames) if members is None else members
                 self._begun[id(scan)] = {None: _begun(scan, members, steps, device)}
         for scan, members, (blocks, _) in zip(self._scans, trained, self._train, strict=True):
-            K = int(os.environ.get("FOLDS", "0"))
-            if K and id(scan) in self._begun:
-                folds = _folds(scan.placed.xy, members, K, self._training.seed)
-                blocks._folds = folds
-                for k in range(K):
-                    self._begun[id(scan)][k] = _begun(scan, members[folds[members] != k], steps, device)
+            if isinstance(blocks, TrainingBlocks) and len(members) >= 2 * FOLDS:
+                blocks.folds = spread_folds(scan.placed.xy, members, FOLDS, self._training.seed)
+                for fold in range(FOLDS):
+                    kept = members[blocks.folds[members] != fold]
+                    self._begun[id(scan)][fold] = _begun(scan, kept, steps, device)
 
     @property
     def validates(self) -> bool:
@@ -182,16 +187,6 @@ class BlockDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches that score the withheld frames; empty when none are withheld."""
         return self._loader(self._val_scans, [(b, self._processes) for b in self._val], None) if self._val else []
-
-
-def _folds(xy: NDArray[np.float64], members: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """(F,) the fold of each member, evenly over the scan; -1 for others."""
-    rng = np.random.default_rng([seed, 2])
-    x, y = xy[members].T
-    folds = np.full(len(xy), -1, dtype=np.int64)
-    for block in compact_blocks(x, y, n, rng=rng)[0]:
-        folds[members[block]] = rng.permutation(n)[: len(block)]
-    return folds
 
 
 @torch.no_grad()

@@ -41,12 +41,15 @@ class TrainingBlocks(Sampler[BlockRequest]):
         max_blocks: blocks per epoch, or None for all, so that every frame is used once.
         centres: (F,) bool, frames that are scored; the others only help to make the object. None for all.
         sequential: the first frames of the file, in the same blocks and the same order in every epoch.
+
+    Attributes:
+        folds: (F,) the part of the frames to which each belongs, or None. With them a block is scored on the frames of
+            one part, which make no object then, another one from epoch to epoch.
     """
 
     def __init__(
         self, xy: NDArray[np.float64], members: NDArray[np.int64], block_size: int, seed: int,
         max_blocks: int | None = None, *, centres: NDArray[np.bool_] | None = None, sequential: bool = False,
-        folds: NDArray[np.int64] | None = None,
     ) -> None:  # fmt: skip
         size = min(block_size, len(members))
         if sequential and max_blocks is not None:
@@ -56,7 +59,7 @@ class TrainingBlocks(Sampler[BlockRequest]):
         total = -(-len(members) // size)
         self.n_blocks = total if max_blocks is None else min(total, max_blocks)
         self._centres, self._sequential = centres, sequential
-        self._folds = folds
+        self.folds: NDArray[np.int64] | None = None
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -77,11 +80,25 @@ class TrainingBlocks(Sampler[BlockRequest]):
             indices = self.members[block]
             scored = new if self._centres is None else new & self._centres[indices]
             used, fold = np.ones(indices.shape, dtype=bool), None
-            if self._folds is not None:
-                fold = (self.epoch + number) % (int(self._folds.max()) + 1)
-                withheld = self._folds[indices] == fold
+            if self.folds is not None and scored.any():
+                there = np.unique(self.folds[indices[scored]])
+                fold = int(there[(self.epoch + number) % len(there)])
+                withheld = self.folds[indices] == fold
                 used, scored = ~withheld, scored & withheld
             yield BlockRequest(indices, used, scored, fold=fold)
+
+
+def spread_folds(
+    xy: NDArray[np.float64], members: NDArray[np.int64], n: int, seed: int
+) -> NDArray[np.int64]:  # fmt: skip
+    """(F,) which of n parts each of the members belongs to, neighbours to different ones; -1 for other frames."""
+    rng = np.random.default_rng([seed, 2])
+    x, y = xy[members].T
+    folds = np.full(len(xy), -1, dtype=np.int64)
+    blocks, is_new = compact_blocks(x, y, n, rng=rng)
+    for block, new in zip(blocks, is_new, strict=True):
+        folds[members[block[new]]] = rng.permutation(n)[: int(new.sum())]
+    return folds
 
 
 class GroupBlocks(Sampler[BlockRequest]):
