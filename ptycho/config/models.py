@@ -108,8 +108,8 @@ class TrainingConfig:
     val_fraction: float = 0.05  # of the scan points
     init_from: Path | None = None  # archive, or folder of a run, whose network training starts from
     max_time_s: float | None = None
-    stop_improvement: float = 0.003  # stop when stop_window epochs lower the training loss by less; 0: never
-    stop_window: int = 3
+    stop_improvement: float = 0.001  # stop when stop_window epochs lower the training loss by less; 0: never
+    stop_window: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -50,8 +50,8 @@ def approach_counts(
     a^2 - I ln a^2 + w (a - A)^2, the negative log-likelihood of the counts I with a proximal term:
     a = (w A + sqrt(w^2 A^2 + 4 (1 + w) I)) / (2 (1 + w)); and past it by the factor 1 + w/2, with which the step near
     the measured amplitude is that of :func:`replace_amplitude`. Where counts are few that one is biased: the mean of
-    sqrt(I) is below the square root of the mean, and a pixel without counts is no pixel without rate. The modes share a
-    gain, and masked pixels keep the model's own amplitude.
+    sqrt(I) is below the square root of the mean, and a pixel without counts is no pixel without rate. The modes share
+    a gain, and masked pixels keep the model's own amplitude.
 
     Proximal maps of the Poisson likelihood: H. Chang et al., SIAM J. Imaging Sci. 11, 2204 (2018).
 
