@@ -221,7 +221,9 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
 
     def _log(self, name: str, generic_name: str, loss: Tensor, batch: Batch) -> None:
         """Under the loss's own name, and for callbacks under the one that every module has."""
-        frames = max(1, int(batch[0]["scored"].sum()))
+        frames = max(1, int(batch[0].get("step_frames", batch[0]["scored"].sum())))
+        # the mean over processes of what each counts for is the mean over all scored frames
+        loss = loss.detach() * batch[0].get("share", 1.0)
         for key, shown in ((name, True), (generic_name, False)):
             self.log(
                 key, loss, on_step=False, on_epoch=True, prog_bar=shown, logger=shown, batch_size=frames, sync_dist=True

@@ -27,6 +27,7 @@ class Batch(NamedTuple):
             coords_relative (B, K, 1, 2) float32 (x, y) = centre of the block - position, pixels;
             experiment_id (B,) int64, the number of the scan;
             share () float32, weight of the loss among those of several processes, 1 for one;
+            step_frames () int64, scored frames of the step, those of all processes;
             rms_scaling_constant, physics_scaling_constant (B, 1, 1, 1): sqrt(counts) times the first have a mean
             energy of (N/2)^2, and the second is its inverse;
             begun (B, H, W) complex64 and lit (B, H, W) float32, see :class:`Begun`, only where there is one;
@@ -101,6 +102,7 @@ class BlockDataset(Dataset[Batch]):
             "physics_scaling_constant": scaling,
             "experiment_id": torch.full((n_blocks,), number),
             "share": torch.tensor(requests[0].share),
+            "step_frames": torch.tensor(requests[0].step_frames or int(scored.sum())),
         }
         begun = self.begun[number]
         if begun is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ptycho.config.config import PyTorchExecutionConfig
@@ -37,6 +38,8 @@ TEST_SHARE = 0.2
 
 FOLDS = 4
 """Parts of the training frames, each of which is scored on an object that began without it."""
+LEAST_SEEN = 0.8
+"""So much of each part's light has to fall where others see too; else nothing is known there without it."""
 
 
 class BlockDataModule(LightningDataModule):
@@ -77,11 +80,11 @@ class BlockDataModule(LightningDataModule):
         """Make what blocks start from: the first projections, by all frames that are trained on, on the whole canvas.
 
         A block then starts as the whole scan does in inference, and nothing is projected twice. There is one more for
-        each of `FOLDS` parts of the frames, made without it: a block is scored on the frames of one part, and starts
-        without them. A network that was scored on frames which its input has seen would learn to keep their noise
-        (docs/findings.md, FOLD-001). Scans of which
-        positions are known within groups only have no common canvas, and blocks of single frames are to know nothing
-        of each other: they start from vacuum, as with ``steps`` = 0.
+        each of `FOLDS` parts of the frames, made without it, provided that the others see what those see: a block is
+        scored on the frames of one part, and starts without them. A network that is scored on frames which its input
+        has seen learns to keep their noise (docs/findings.md, FOLD-001). Scans of which positions are known within
+        groups only have no common canvas, and blocks of single frames are to know nothing of each other: they start
+        from vacuum, as with ``steps`` = 0.
 
         Args:
             steps: projections from vacuum.
@@ -95,11 +98,16 @@ class BlockDataModule(LightningDataModule):
                 members = np.arange(scan.placed.raw.n_frames) if members is None else members
                 self._begun[id(scan)] = {None: _begun(scan, members, steps, device)}
         for scan, members, (blocks, _) in zip(self._scans, trained, self._train, strict=True):
-            if isinstance(blocks, TrainingBlocks) and len(members) >= 2 * FOLDS:
-                blocks.folds = spread_folds(scan.placed.xy, members, FOLDS, self._training.seed)
-                for fold in range(FOLDS):
-                    kept = members[blocks.folds[members] != fold]
-                    self._begun[id(scan)][fold] = _begun(scan, kept, steps, device)
+            # a known object has no noise that could be learned
+            if isinstance(blocks, TrainingBlocks) and self._model.mode != "Supervised":
+                folds = spread_folds(scan.placed.xy, members, FOLDS, self._training.seed)
+                parts: dict[int | None, Begun] = {}
+                for n in range(FOLDS):
+                    parts[n] = _begun(scan, members[folds[members] != n], steps, device)
+                whole = self._begun[id(scan)][None]
+                if _seen_without(whole.lit, [part.lit for part in parts.values()]) >= LEAST_SEEN:
+                    blocks.folds = folds
+                    self._begun[id(scan)] |= parts
 
     @property
     def validates(self) -> bool:
@@ -187,6 +195,13 @@ class BlockDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Batches that score the withheld frames; empty when none are withheld."""
         return self._loader(self._val_scans, [(b, self._processes) for b in self._val], None) if self._val else []
+
+
+def _seen_without(lit: Tensor, lit_without: Sequence[Tensor]) -> float:
+    """Share of the light of the parts of a scan that falls where the other frames send as much or more."""
+    own = [(lit - others).clamp(min=0) for others in lit_without]
+    seen = sum(float(part[others >= part].sum()) for part, others in zip(own, lit_without, strict=True))
+    return seen / max(1e-30, sum(float(part.sum()) for part in own))
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ class BlockRequest(NamedTuple):
 
     share: weight of the loss of the batch that the block is in, so that the mean over all processes is the mean over
     the scored frames of the whole step. fold: the frames of which the object is made without, or None.
+    step_frames: scored frames of the whole step, of all processes; 0 where the block's own process takes it alone.
     """
 
     indices: NDArray[np.int64]
@@ -28,6 +29,7 @@ class BlockRequest(NamedTuple):
     scan: int = 0
     share: float = 1.0
     fold: int | None = None
+    step_frames: int = 0
 
 
 class TrainingBlocks(Sampler[BlockRequest]):
@@ -187,7 +189,7 @@ def own_share(step: list[BlockRequest], rank: int, world: int) -> list[BlockRequ
     mine = step[rank::world] or [step[0]._replace(scored=np.zeros_like(step[0].scored))]
     scored = sum(int(request.scored.sum()) for request in step)
     share = world * sum(int(request.scored.sum()) for request in mine) / max(1, scored)
-    return [request._replace(share=share) for request in mine]
+    return [request._replace(share=share, step_frames=scored) for request in mine]
 
 
 class MixedBatches(Sampler[list[BlockRequest]]):

@@ -24,6 +24,8 @@ from ptycho_torch.generators.unet import UNet
 
 N_FEATURES = 5
 MAX_LOG_AMPLITUDE = 2.0
+DIM = 0.05
+"""Illumination, in units of the maximum of one frame, at which half of a correction is taken."""
 CHANGE_GAIN = 4.0
 """The change of a stage is several times smaller than the departure from vacuum."""
 
@@ -61,8 +63,12 @@ def apply_correction(canvas: Tensor, correction: Tensor) -> Tensor:
 
 
 def corrected(network: nn.Module, canvas: Tensor, before: Tensor, illumination: Tensor) -> Tensor:
-    """The object, corrected by what ``network`` makes of :func:`correction_features`; all (B, H, W)."""
-    return apply_correction(canvas, network(correction_features(canvas, before, illumination)))
+    """The object, corrected by what ``network`` makes of :func:`correction_features`; all (B, H, W).
+
+    The correction fades where there is too little light to learn from.
+    """
+    correction = network(correction_features(canvas, before, illumination))
+    return apply_correction(canvas, correction * (illumination / (illumination + DIM))[:, None])
 
 
 class ProjectionUNet(Generator):

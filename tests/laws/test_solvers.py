@@ -9,7 +9,7 @@ from ptycho.diffsim import simulate_demo_scan
 from ptycho.geometry import Canvas, canvas_for, placements
 from ptycho.metrics import compare_objects, illuminated_coverage
 from ptycho.probe import scale_probe_to_counts
-from ptycho_torch.physics.backprojection import replace_amplitude
+from ptycho_torch.physics.backprojection import POISSON_WEIGHT, approach_counts, replace_amplitude
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe
 from ptycho_torch.physics.likelihood import poisson_nll
@@ -90,16 +90,53 @@ def test_the_unlit_is_vacuum(block):
     assert torch.all(canvas[block.shape[0] :] == 1)
 
 
+def likeliest_amplitude(modelled, counts):
+    """Where the derivative of a^2 - I ln a^2 + w (a - A)^2 is zero, by bisection."""
+    low, high = np.zeros_like(modelled), np.maximum(modelled, np.sqrt(counts)) + 1e-6
+    for _ in range(60):
+        a = (low + high) / 2
+        rises = a - counts / a + POISSON_WEIGHT * (a - modelled) > 0
+        low, high = np.where(rises, low, a), np.where(rises, a, high)
+    return a
+
+
+@pytest.mark.parametrize("counts", [0.0, 1.0, 3.0, 1e4])
+def test_the_step_is_towards_likelier_counts(counts, rng):
+    """Also where nothing was counted; and at many counts it is the projection onto the measured amplitude."""
+    waves = torch.from_numpy(rng.normal(size=(2, N, N)) + 1j * rng.normal(size=(2, N, N)))
+    waves *= np.sqrt(max(counts, 1.0) / 4)
+    amplitudes = torch.full((N, N), counts, dtype=torch.float64).sqrt()
+    found = torch.fft.fft2(approach_counts(waves, amplitudes), norm="ortho")
+    spectrum = torch.fft.fft2(waves, norm="ortho")
+    before, after = (x.abs().square().sum(0).clamp(min=1e-12) for x in (spectrum, found))
+    nll = [rate - counts * rate.log() for rate in (before, after)]
+    assert float(nll[1].mean()) < float(nll[0].mean())
+    modelled = before.sqrt().numpy()
+    expected = modelled + (1 + POISSON_WEIGHT / 2) * (likeliest_amplitude(modelled, np.full((N, N), counts)) - modelled)
+    np.testing.assert_allclose(after.sqrt(), np.abs(expected), rtol=1e-4, atol=1e-4)
+    close = torch.fft.ifft2(spectrum * (1.01 * amplitudes / before.sqrt()), norm="ortho")
+    if counts > 1e3:
+        onto = torch.fft.fft2(approach_counts(close, amplitudes), norm="ortho").abs().square().sum(0).sqrt()
+        np.testing.assert_allclose(onto, amplitudes, rtol=5e-4)
+
+
+def test_a_frame_without_light_stays_without():
+    dark = torch.zeros(1, N, N, dtype=torch.complex64)
+    assert torch.equal(approach_counts(dark, torch.ones(N, N)), dark)
+
+
 def test_one_step_by_hand(block):
-    """Each frame's waves with the measured amplitudes, and the least-squares object of all of them."""
+    """Each frame's waves on the way to likelier amplitudes, and the least-squares object of all of them."""
     above = np.full(block.shape, float(block.floor), dtype=complex)
     below = np.full(block.shape, float(block.floor))
     guess = 0.9 * np.ones((N, N), dtype=complex)
     for j, (row, col) in enumerate(block.starts.tolist()):
         modes = block.probes[j].numpy()
         spectra = np.fft.fft2(modes * guess, norm="ortho")
-        gain = block.amplitudes[j].numpy() / np.sqrt((np.abs(spectra) ** 2).sum(0) + 1e-30)
-        revised = np.fft.ifft2(spectra * gain, norm="ortho")
+        modelled = np.sqrt((np.abs(spectra) ** 2).sum(0))
+        likeliest = likeliest_amplitude(modelled, block.amplitudes[j].numpy() ** 2)
+        moved = modelled + (1 + POISSON_WEIGHT / 2) * (likeliest - modelled)
+        revised = np.fft.ifft2(spectra * moved / np.maximum(modelled, 1e-12), norm="ortho")
         above[row : row + N, col : col + N] += (modes.conj() * revised).sum(0)
         below[row : row + N, col : col + N] += (np.abs(modes) ** 2).sum(0)
     found = block.step(0.9 * vacuum((), block.shape, block.probes)).numpy()

@@ -52,9 +52,9 @@ def test_what_follows_from_others():
 
 def test_an_epoch_of_larger_steps_is_given_more_of_them(tmp_path):
     """Early stopping counts epochs; a step takes C times the frames that it takes by default."""
-    assert payload_of_configs(completed(configs()), tmp_path).tf_training_config.stop_window == 12
+    assert payload_of_configs(completed(configs()), tmp_path).tf_training_config.stop_window == 32
     one = configs(data={"grid_size": (1, 1), "C": 1})
-    assert payload_of_configs(completed(one), tmp_path).tf_training_config.stop_window == 3
+    assert payload_of_configs(completed(one), tmp_path).tf_training_config.stop_window == 8
 
 
 def test_the_machine(tmp_path, monkeypatch, caplog):

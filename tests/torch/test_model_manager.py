@@ -27,7 +27,8 @@ def raw():
 
 def fresh(raw, **model):
     torch.manual_seed(1)
-    module = PtychoPINN_Lightning(TorchModelConfig(unet_channels=4, stages=1, **model), DataConfig(N=32, nphotons=1e9))
+    small = TorchModelConfig(unet_channels=4, stages=1, projection_steps=10, **model)
+    module = PtychoPINN_Lightning(small, DataConfig(N=32, nphotons=1e9))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
