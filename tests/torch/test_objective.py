@@ -223,9 +223,9 @@ def train(raw, tmp_path, model=None, **fields):
 
 
 def mean_difference(image, raw):
-    """Mean |O - truth| where two frames have been, after the best global phase."""
+    """Mean |O - truth| where light has been, which is where the loss counts, after the best global phase."""
     placed = PlacedScan.of(raw)
-    seen = coverage_map(placed.starts.numpy(), raw.N, placed.canvas.shape) >= 2
+    seen = lit_frames(raw.probe, raw.xcoords, raw.ycoords, placed.canvas) >= 1
     truth = labels_for(placed).numpy()
     turn = np.vdot(image[seen], truth[seen])
     return float(np.abs(image[seen] * turn / abs(turn) - truth[seen]).mean())
