@@ -35,7 +35,7 @@ _FIELDS = {
 }
 # Tests compare them with RefinementSettings.
 EPOCHS = 50
-STOP_IMPROVEMENT, STOP_WINDOW = 0.001, 5
+STOP_IMPROVEMENT, STOP_WINDOW = 0.001, 10
 _SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
 
 

@@ -58,7 +58,7 @@ class RefinementOptions:
     position_step: float = 1.0
     longest_move_px: float = 0.5
     stop_improvement: float = 0.0
-    stop_window: int = 5
+    stop_window: int = 10
 
     def frames_per_step(self, n_frames: int) -> int:
         """The batch size for a scan of ``n_frames``."""

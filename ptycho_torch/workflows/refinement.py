@@ -65,7 +65,7 @@ class RefinementSettings:
     refine_positions: bool = False
     support_diameter_px: float | None = None
     stop_improvement: float = 0.001
-    stop_window: int = 5
+    stop_window: int = 10
 
     def options(self, batch: int) -> RefinementOptions:
         """What the solver is told."""
