@@ -46,6 +46,8 @@ class Outcome:
             the result, or None where it was not computed.
         detector_residual: (N, N) float32, zero frequency at N//2: mean over the frames of
             (counts - rate) / sqrt(rate + 1) for the result; NaN where a pixel is masked. None as above.
+        corrections: what was found wrong with the scan, in plain types ("defocus", "positions").
+        given_xy: x and y of the frames as the scan says them, where the result has others; else None.
     """
 
     stages: dict[str, Stage]
@@ -60,6 +62,8 @@ class Outcome:
     settings: dict[str, Any] = field(default_factory=dict)
     frame_deviance: NDArray[np.float32] | None = None
     detector_residual: NDArray[np.float32] | None = None
+    corrections: dict[str, Any] = field(default_factory=dict)
+    given_xy: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @property
     def result(self) -> Stage:

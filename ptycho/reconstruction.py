@@ -21,7 +21,8 @@ class Reconstruction:
     probe: complex64 (modes, N, N). xcoords, ycoords: float64 (M,), object pixels. center_xy: object
     coordinates (x, y) of the array point ((W-1)/2, (H-1)/2). pixel_size_m: side of an object pixel, None if
     unknown.
-    losses: float64 (E,), one per epoch, or None.
+    losses: float64 (E,), one per epoch, or None. xcoords_start, ycoords_start: positions as the scan says them, where
+    xcoords and ycoords were refined; else None.
     """
 
     object: npt.NDArray[np.complex64] = field(repr=False)
@@ -35,6 +36,8 @@ class Reconstruction:
     detector_distance_m: float | None = None
     losses: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     name: str = "reconstruction"
+    xcoords_start: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    ycoords_start: npt.NDArray[np.float64] | None = field(default=None, repr=False)
 
     @property
     def canvas(self) -> Canvas:

@@ -96,12 +96,12 @@ def _correlation(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:
     return float(abs(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _central_part(raw: RawData) -> RawData:
-    """The frames nearest to the middle of the scan, at most MAX_FRAMES."""
-    if raw.n_frames <= MAX_FRAMES:
+def central_part(raw: RawData, most: int = MAX_FRAMES) -> RawData:
+    """The frames nearest to the middle of the scan, at most ``most``."""
+    if raw.n_frames <= most:
         return raw
     distance = (raw.xcoords - np.median(raw.xcoords)) ** 2 + (raw.ycoords - np.median(raw.ycoords)) ** 2
-    return raw.subset(np.sort(np.argpartition(distance, MAX_FRAMES)[:MAX_FRAMES]))
+    return raw.subset(np.sort(np.argpartition(distance, most)[:most]))
 
 
 def calibrate_probe(
@@ -121,7 +121,7 @@ def calibrate_probe(
     Returns:
         (M, N, N) complex64 with the guess's power and centroid, tilted so that the object has no ramp.
     """
-    scan = PlacedScan.of(_central_part(raw))
+    scan = PlacedScan.of(central_part(raw))
     good = None if scan.raw.bad_pixels is None else detector_order(torch.from_numpy(scan.raw.good_pixels))
     probe = torch.from_numpy(np.ascontiguousarray(guess)).to(device)
     with progress.task("Calibrating the probe", epochs, "epoch") as step:

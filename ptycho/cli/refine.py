@@ -11,7 +11,7 @@ import click
 from ptycho.cli import shared
 from ptycho.cli.knobs import ACCELERATOR, SEED, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
-from ptycho.cli.options import COUNT, WHOLE, HeadedCommand, HeadedOption
+from ptycho.cli.options import COUNT, FROM_ZERO, POSITIVE, WHOLE, HeadedCommand, HeadedOption
 from ptycho.cli.resolve import Settings, resolve
 
 if TYPE_CHECKING:
@@ -26,9 +26,16 @@ _FIELDS = {
     "batch": "batch_size",
     "modes": "modes",
     "refine_probe": "refine_probe",
+    "correct_defocus": "correct_defocus",
+    "refine_positions": "refine_positions",
+    "support": "support_diameter_px",
+    "stop_improvement": "stop_improvement",
+    "stop_window": "stop_window",
     "seed": "seed",
 }
-EPOCHS = 50  # a test compares it with RefinementSettings
+# Tests compare them with RefinementSettings.
+EPOCHS = 50
+STOP_IMPROVEMENT, STOP_WINDOW = 0.001, 10
 _SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
 
 
@@ -38,7 +45,7 @@ _SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
               help="Where to start: a reconstruction (NPZ, or the output folder of a run), a product (HDF5), or a scan "
               "that carries its object. [default: vacuum, and the scan's probe guess]")  # fmt: skip
 @shared.output_options()
-@click.option("--epochs", type=WHOLE, default=EPOCHS, show_default=True, help="Passes over the frames.")
+@click.option("--epochs", type=WHOLE, default=EPOCHS, show_default=True, help="Passes over the frames, at most.")
 @click.option("--batch", type=COUNT, cls=HeadedOption, aliases=("--batch-size",), metavar="N",
               help="Frames per step; fewer take less memory. "
               "[default: a quarter of the frames, 16 to 256]")  # fmt: skip
@@ -47,6 +54,17 @@ _SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
               "[default: as many as the start has]")  # fmt: skip
 @click.option("--probe/--no-probe", "refine_probe", default=True, show_default=True,
               help="Refine the probe too, or the object alone.")  # fmt: skip
+@click.option("--defocus/--no-defocus", "correct_defocus", default=False, show_default=True,
+              help="First move the probe guess along the axis to where it explains the frames best.")  # fmt: skip
+@click.option("--positions/--no-positions", "refine_positions", default=False, show_default=True,
+              help="Refine the positions of the frames too, by up to 8 px.")  # fmt: skip
+@click.option("--support", type=POSITIVE, metavar="PX",
+              help="Keep the probe inside a disk of so many pixels across. [default: the whole frame]")  # fmt: skip
+@click.option("--stop-improvement", type=FROM_ZERO, default=STOP_IMPROVEMENT, show_default=True,
+              help="Stop when --stop-window epochs lower the mean misfit of those before them by less than this "
+              "fraction; 0 does all epochs.")  # fmt: skip
+@click.option("--stop-window", type=COUNT, default=STOP_WINDOW, show_default=True,
+              help="Epochs that are compared with as many before them.")  # fmt: skip
 @knob_options(_SEED, *with_device((ACCELERATOR,)))
 @shared.config_options
 @shared.scan_options
@@ -56,7 +74,7 @@ _SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
 def refine(
     ctx: click.Context, scan: Path, overwrite: bool, config_file: Path | None, dry_run: bool, **options: Any
 ) -> None:
-    """Refine object and probe of SCAN together, without a network.
+    """Refine object and probe of SCAN together, and positions with --positions, without a network.
 
     An iterative least-squares solver takes the frames in batches and moves object and probe towards the
     measured amplitudes. Started from vacuum it reconstructs a scan by itself; started from a reconstruction it
@@ -71,6 +89,7 @@ def refine(
       ptychopinn refine scan.npz --crop 64 --epochs 100 --output-dir refined
       ptychopinn refine scan.npz --from results --modes 3 --output-dir polished
       ptychopinn refine scan.npz --from product.h5 --no-probe --epochs 20 --output-dir polished
+      ptychopinn refine scan.npz --defocus --positions --output-dir corrected
     """
     from ptycho.io.outputs import RESULT_FILES, check_output_dir
 
@@ -111,9 +130,10 @@ def _describe(paths: dict[str, Path], raw: RawData, settings: Settings, config_f
     model = ModelConfig(N=raw.N)
     about = shared.build_config(TrainingConfig, settings.values, model=model)
     execution = shared.execution_config(settings.values)
-    defaults = {"epochs": EPOCHS, "batch": "-", "modes": "-", "refine_probe": True, "seed": SEED.default}
+    defaults = {"epochs": EPOCHS, "refine_probe": True, "correct_defocus": False, "refine_positions": False,
+                "stop_improvement": STOP_IMPROVEMENT, "stop_window": STOP_WINDOW, "seed": SEED.default}  # fmt: skip
     rows = [
-        Row(name, str(settings.values.get(name, defaults[name])), settings.sources.get(name, "default"))
+        Row(name, str(settings.values.get(name, defaults.get(name, "-"))), settings.sources.get(name, "default"))
         for name in _FIELDS
     ]
     sections = {

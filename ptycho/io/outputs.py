@@ -91,6 +91,7 @@ def write_outputs(
             "half": half,
             "times_s": outcome.timings_s,
             "losses": outcome.losses,
+            "corrections": outcome.corrections,
             "notes": notes,
             "settings": outcome.settings,
             "versions": _versions(),
@@ -130,6 +131,7 @@ def _compared(
 
 def _reconstruction(outcome: Outcome, raw: RawData) -> Reconstruction:
     losses = outcome.losses.get("train")
+    given_x, given_y = outcome.given_xy or (None, None)
     return Reconstruction(
         object=outcome.result.object,
         coverage=outcome.coverage,
@@ -142,6 +144,8 @@ def _reconstruction(outcome: Outcome, raw: RawData) -> Reconstruction:
         detector_distance_m=raw.detector_distance_m,
         losses=np.asarray(losses, dtype=np.float64) if losses else None,
         name=Path(str(raw.source or "reconstruction")).stem,
+        xcoords_start=given_x,
+        ycoords_start=given_y,
     )
 
 

@@ -59,6 +59,9 @@ def save_product(path: str | Path, rec: Reconstruction, comments: str = "") -> N
         file["probe_position_indexes"] = np.arange(rec.xcoords.size, dtype=np.int64)
         file["probe_position_x_m"] = np.asarray(rec.xcoords, dtype=np.float64) * pixel
         file["probe_position_y_m"] = np.asarray(rec.ycoords, dtype=np.float64) * pixel
+        for axis, given in (("x", rec.xcoords_start), ("y", rec.ycoords_start)):
+            if given is not None:  # ours, as coverage is
+                file[f"probe_position_start_{axis}_m"] = np.asarray(given, dtype=np.float64) * pixel
         file["probe"] = np.asarray(rec.probe, dtype=np.complex64)
         file["object"] = np.asarray(rec.object, dtype=np.complex64)[None]
         for name in ("probe", "object"):

@@ -21,6 +21,7 @@ from ptycho.validation import check_object, check_positions, fault
 __all__ = ["LoadedObject", "save_reconstruction_npz", "load_reconstruction_npz", "load_any"]
 
 _SCALARS = ("pixel_size_m", "photon_energy_ev", "detector_distance_m")
+_GIVEN = ("xcoords_start", "ycoords_start")
 # In this order: what a reconstruction holds, then what a scan file holds.
 _OBJECT_KEYS = ("object", "object_truth", "objectGuess")
 
@@ -56,7 +57,7 @@ def save_reconstruction_npz(path: str | Path, rec: Reconstruction) -> None:
         "center_xy": np.asarray(rec.center_xy, dtype=np.float64),
         "name": np.array(rec.name),
     }
-    for key in (*_SCALARS, "losses"):
+    for key in (*_SCALARS, "losses", *_GIVEN):
         if getattr(rec, key) is not None:
             entries[key] = np.asarray(getattr(rec, key), dtype=np.float64)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
@@ -81,6 +82,7 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
     with open_npz(path) as npz:
         numbers = {key: read_number(npz, key, source) for key in _SCALARS}
         losses = read_entry(npz, "losses", source, optional=True)
+        given = {key: read_entry(npz, key, source, optional=True) for key in _GIVEN}
         name = read_entry(npz, "name", source, optional=True)
     coverage = np.zeros(loaded.object.shape, dtype=np.int32) if loaded.coverage is None else loaded.coverage
     return Reconstruction(
@@ -92,7 +94,11 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
         center_xy=loaded.center_xy,
         losses=None if losses is None else losses.astype(np.float64),
         name="reconstruction" if name is None else str(name),
-        **numbers,
+        pixel_size_m=numbers["pixel_size_m"],
+        photon_energy_ev=numbers["photon_energy_ev"],
+        detector_distance_m=numbers["detector_distance_m"],
+        xcoords_start=given["xcoords_start"],
+        ycoords_start=given["ycoords_start"],
     )
 
 

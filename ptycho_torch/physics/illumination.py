@@ -23,6 +23,23 @@ def shift_probe(probe: Tensor, fractions_px: Tensor) -> Tensor:
     return torch.fft.ifft2(spectrum * ramp[..., None, :, :])
 
 
+def shift_probe_slopes(probe: Tensor, fractions_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of :func:`shift_probe` by the row and the column of each fraction, exact for its Fourier shift.
+
+    Args:
+        probe: (M, N, N) complex.
+        fractions_px: (..., 2) real, (row, column).
+
+    Returns:
+        Two (..., M, N, N) complex, per pixel.
+    """
+    n = probe.shape[-1]
+    ramp = shift_ramp(fractions_px.to(probe.real.dtype), n)
+    spectrum = torch.fft.fft2(at_least_single(probe)) * ramp[..., None, :, :]
+    factor = -2j * torch.pi * torch.fft.fftfreq(n, dtype=spectrum.real.dtype, device=spectrum.device)
+    return torch.fft.ifft2(spectrum * factor[:, None]), torch.fft.ifft2(spectrum * factor)
+
+
 def unshift_probe_sum(updates: Tensor, fractions_px: Tensor) -> Tensor:
     """Adjoint of :func:`shift_probe`: move each frame's update back and sum over frames.
 

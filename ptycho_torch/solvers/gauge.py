@@ -83,11 +83,11 @@ class ProbeGauge:
         move = self.centroid_px - _centroid(_mode_sum(probe))
         # first the shift, then the ramp (they commute but for a phase): a ramp is not periodic, and
         # shifting one by Fourier would ring from the edges
-        canvas = _shift_canvas(canvas, move) / scale
+        canvas = shift_canvas(canvas, move) / scale
         return fourier_shift(probe, move), canvas * phase_ramp(-tilt, n, (canvas.shape[-2], canvas.shape[-1]))
 
 
-def _shift_canvas(canvas: Tensor, move: Tensor) -> Tensor:
+def shift_canvas(canvas: Tensor, move: Tensor) -> Tensor:
     """Fourier shift of a rectangular (H, W) canvas by (row, column) pixels."""
     height, width = canvas.shape
     rows = torch.fft.fftfreq(height, dtype=move.dtype, device=move.device)

@@ -1,9 +1,10 @@
-"""Joint refinement of object and probe from diffraction frames.
+"""Joint refinement of object, probe and positions from diffraction frames.
 
 Mini-batches in random order; for each, the departure of the exit waves from the measured amplitudes is
 turned into preconditioned directions for object and probe, and one 2x2 least-squares problem gives the
 step along both (M. Odstrcil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018)); momentum
-carries the directions from batch to batch.
+carries the directions from batch to batch. Positions, where they are unknown too, take a step of their own after that
+(:mod:`ptycho_torch.solvers.positions`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 from ptycho_torch.physics.backprojection import replace_amplitude
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe, unshift_probe_sum
 from ptycho_torch.physics.patches import add_patches, extract, place
-from ptycho_torch.solvers.gauge import ProbeGauge
+from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
+from ptycho_torch.solvers.positions import Positions, position_steps
 
 AmplitudeSource = Callable[[Tensor], Tensor]
 """Frame indices (n,) int64 to square roots of counts (n, N, N), zero frequency first."""
@@ -35,6 +37,13 @@ class RefinementOptions:
         probe_from_epoch: the probe is held for so many epochs.
         refine_probe: False keeps the probe as it is.
         relative_floor: regularisation of the preconditioners, in units of their maximum.
+        refine_positions: True moves the frames too.
+        positions_from_epoch: they are held for so many epochs, until there is an object to go by.
+        position_step: fraction of the Gauss-Newton step of a position that is taken.
+        longest_move_px: no frame is moved by more along an axis in one epoch.
+        stop_improvement: stop when the mean misfit of ``stop_window`` epochs is lower than that of those before them by
+            less than this fraction; 0 never stops.
+        stop_window: epochs whose mean is compared, so that the noise of the batches does not decide.
     """
 
     epochs: int = 15
@@ -44,10 +53,26 @@ class RefinementOptions:
     probe_from_epoch: int = 1
     refine_probe: bool = True
     relative_floor: float = 0.1
+    refine_positions: bool = False
+    positions_from_epoch: int = 5
+    position_step: float = 1.0
+    longest_move_px: float = 0.5
+    stop_improvement: float = 0.0
+    stop_window: int = 10
 
     def frames_per_step(self, n_frames: int) -> int:
         """The batch size for a scan of ``n_frames``."""
         return max(16, min(256, -(-n_frames // 4))) if self.batch_size is None else self.batch_size
+
+    def on_plateau(self, errors: list[float]) -> bool:
+        """Whether the misfits of the epochs so far say that more of them would hardly help."""
+        held = max(self.probe_from_epoch * self.refine_probe, self.positions_from_epoch * self.refine_positions)
+        known, window = errors[held:], self.stop_window
+        if self.stop_improvement <= 0 or len(known) < 2 * window:
+            return False
+        before, now = sum(known[-2 * window : -window]), sum(known[-window:])
+        # a misfit that is no number stops nothing: the caller is to see it
+        return now > (1 - self.stop_improvement) * before
 
 
 @dataclass
@@ -57,12 +82,19 @@ class Refined:
     Attributes:
         canvas: (H, W) complex object.
         probe: (M, N, N) complex.
+        starts, fractions: (F, 2) where the frames lie in the end.
+        moved_px: (F, 2) real, (row, column), by how much they were moved; zero in the mean.
         errors: per epoch, sum |psi' - psi|^2 over sum of counts: the relative misfit of the amplitudes.
+        stopped: True if it ended on a plateau, before the last epoch.
     """
 
     canvas: Tensor
     probe: Tensor
+    starts: Tensor
+    fractions: Tensor
+    moved_px: Tensor
     errors: list[float] = field(default_factory=list)
+    stopped: bool = False
 
 
 def _direction_object(probes: Tensor, misfit: Tensor, starts: Tensor, shape: tuple[int, int], floor: float) -> Tensor:
@@ -94,78 +126,134 @@ def _joint_steps(misfit: Tensor, by_object: Tensor, by_probe: Tensor | None) -> 
     return (d * object_fit - cross * probe_fit) / determinant, (a * probe_fit - cross * object_fit) / determinant
 
 
-def _illumination(probe: Tensor, starts: Tensor, fractions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(H, W) real: sum over frames and modes of |P|^2."""
-    weight = torch.zeros(shape, dtype=probe.real.dtype, device=probe.device)
-    for at in torch.arange(len(starts), device=starts.device).split(256):
-        add_patches(weight, merge_weights(shift_probe(probe, fractions[at])), starts[at])
-    return weight
+class _Solver:
+    """The unknowns and their velocities; see :func:`refine` for the arguments."""
+
+    def __init__(
+        self, amplitudes_of: AmplitudeSource, positions: Positions, canvas: Tensor, probe: Tensor,
+        options: RefinementOptions, good_pixels: Tensor | None, support: Tensor | None,
+    ) -> None:  # fmt: skip
+        self.amplitudes_of, self.positions, self.options = amplitudes_of, positions, options
+        self.good_pixels, self.support = good_pixels, support
+        self.gauge = ProbeGauge.of(probe)
+        self.canvas, self.probe = canvas, probe
+        self.object_velocity, self.probe_velocity = torch.zeros_like(canvas), torch.zeros_like(probe)
+        self.shape, self.n = (canvas.shape[0], canvas.shape[1]), probe.shape[-1]
+
+    def sweep(self, batches: tuple[Tensor, ...], epoch: int) -> float:
+        """One pass over the frames; the relative misfit on the way."""
+        options = self.options
+        with_probe = options.refine_probe and epoch >= options.probe_from_epoch
+        with_positions = options.refine_positions and epoch >= options.positions_from_epoch
+        misfit_sum = measured_sum = 0.0
+        for batch in batches:
+            amplitudes = self.amplitudes_of(batch)
+            if self.good_pixels is not None:
+                amplitudes = torch.where(self.good_pixels, amplitudes, amplitudes.new_zeros(()))
+            misfit_sum += self._step(batch.to(self.canvas.device), amplitudes, with_probe, with_positions)
+            measured_sum += float(amplitudes.square().sum())
+        if options.refine_probe:
+            self._hold_power()
+        return misfit_sum / measured_sum
+
+    def _step(self, at: Tensor, amplitudes: Tensor, with_probe: bool, with_positions: bool) -> float:
+        """Take the steps that the frames ``at`` ask for; the sum of their squared misfit before."""
+        options, starts, fractions = self.options, self.positions.starts[at], self.positions.fractions[at]
+        probes = shift_probe(self.probe, fractions)
+        patches = extract(self.canvas, starts, self.n)
+        waves = exit_waves(probes, patches)
+        misfit = replace_amplitude(waves, amplitudes, self.good_pixels) - waves
+        object_step = _direction_object(probes, misfit, starts, self.shape, options.relative_floor)
+        by_object = probes * extract(object_step, starts, self.n)[:, None]
+        probe_step, by_probe = None, None
+        if with_probe:
+            probe_step = _direction_probe(patches, misfit, fractions, options.relative_floor)
+            probe_step = probe_step if self.support is None else probe_step * self.support
+            by_probe = shift_probe(probe_step, fractions) * patches[:, None]
+        a, b = _joint_steps(misfit, by_object, by_probe)
+        if with_positions:
+            moves = position_steps(
+                self.probe, fractions, patches, waves, misfit, longest_px=options.longest_move_px,
+                good_pixels=self.good_pixels,
+            )  # fmt: skip
+            self.positions.move(at, options.position_step * moves)
+        self.object_velocity = options.momentum * self.object_velocity + options.step * a * object_step
+        self.canvas = self.canvas + self.object_velocity
+        if probe_step is not None:
+            self.probe_velocity = options.momentum * self.probe_velocity + options.step * b * probe_step
+            self.probe = self.probe + self.probe_velocity
+        return float(misfit.abs().square().sum())
+
+    def _hold_power(self) -> None:
+        scale = self.gauge.power_correction(self.probe)
+        self.probe, self.probe_velocity = self.probe * scale, self.probe_velocity * scale
+        self.canvas, self.object_velocity = self.canvas / scale, self.object_velocity / scale
+
+    def fix_gauge(self) -> None:
+        """Once, at the end: moving object and probe in between would cost the momentum its direction."""
+        if self.options.refine_positions:
+            self.canvas = shift_canvas(self.canvas, -self.positions.without_mean())
+        if self.options.refine_probe:
+            self.probe, self.canvas = self.gauge.fix(self.probe, self.canvas, self._illumination())
+            if self.support is not None:
+                # the gauge has moved the probe by a fraction of a pixel
+                self.probe = self.probe * self.support
+                self._hold_power()
+        if self.options.refine_positions or self.options.refine_probe:
+            lit = self._illumination() > 1e-6 * merge_weights(self.probe).amax()
+            self.canvas = torch.where(lit, self.canvas, torch.ones_like(self.canvas))
+
+    def _illumination(self) -> Tensor:
+        """(H, W) real: sum over frames and modes of |P|^2."""
+        starts, fractions = self.positions.starts, self.positions.fractions
+        weight = torch.zeros(self.shape, dtype=self.probe.real.dtype, device=self.probe.device)
+        for at in torch.arange(len(starts), device=starts.device).split(256):
+            add_patches(weight, merge_weights(shift_probe(self.probe, fractions[at])), starts[at])
+        return weight
+
+    def result(self, errors: list[float], stopped: bool) -> Refined:
+        where = self.positions
+        return Refined(self.canvas, self.probe, where.starts, where.fractions, where.correction, errors, stopped)
 
 
 @torch.no_grad()
 def refine(
     amplitudes_of: AmplitudeSource, starts: Tensor, fractions: Tensor, canvas: Tensor, probe: Tensor,
-    options: RefinementOptions, *, good_pixels: Tensor | None = None, seed: int = 0,
+    options: RefinementOptions, *, good_pixels: Tensor | None = None, support: Tensor | None = None, seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Refined:  # fmt: skip
-    """Refine object and probe together.
+    """Refine object and probe together, and positions where the options say so.
 
     Args:
         amplitudes_of: gives the amplitudes of a batch of frames, so that frames may stay on disk.
         starts: (F, 2) int64 placement of all frames on the canvas (row, column).
         fractions: (F, 2) real sub-pixel remainders.
-        canvas: (H, W) complex start, ones for vacuum.
+        canvas: (H, W) complex start, ones for vacuum. Where positions are refined, leave room around the frames.
         probe: (M, N, N) complex guess, scaled to counts; its power and centroid are kept.
         options: see :class:`RefinementOptions`.
         good_pixels: (N, N) bool, zero frequency first, or None.
+        support: (N, N) real in [0, 1], the probe is zero where it is 0, or None; the guess lies within.
         seed: of the order of frames.
         on_epoch: called with the number of finished epochs and the relative misfit.
 
     Returns:
         See :class:`Refined`.
     """
-    gauge = ProbeGauge.of(probe)
-    n_frames, n, shape = starts.shape[0], probe.shape[-1], (canvas.shape[0], canvas.shape[1])
+    shape = (canvas.shape[0], canvas.shape[1])
+    positions = Positions(starts, fractions, shape, probe.shape[-1])
+    solver = _Solver(amplitudes_of, positions, canvas, probe, options, good_pixels, support)
+    n_frames = starts.shape[0]
     random = torch.Generator().manual_seed(seed)
-    object_velocity, probe_velocity = torch.zeros_like(canvas), torch.zeros_like(probe)
-    result = Refined(canvas, probe)
     n_steps = -(-n_frames // options.frames_per_step(n_frames))
+    errors: list[float] = []
+    stopped = False
     for epoch in range(options.epochs):
-        misfit_sum = measured_sum = 0.0
-        for batch in torch.randperm(n_frames, generator=random).tensor_split(n_steps):
-            at = batch.to(starts.device)
-            amplitudes = amplitudes_of(batch)
-            if good_pixels is not None:
-                amplitudes = torch.where(good_pixels, amplitudes, amplitudes.new_zeros(()))
-            probes = shift_probe(probe, fractions[at])
-            patches = extract(canvas, starts[at], n)
-            waves = exit_waves(probes, patches)
-            misfit = replace_amplitude(waves, amplitudes, good_pixels) - waves
-            object_step = _direction_object(probes, misfit, starts[at], shape, options.relative_floor)
-            by_object = probes * extract(object_step, starts[at], n)[:, None]
-            probe_step, by_probe = None, None
-            if options.refine_probe and epoch >= options.probe_from_epoch:
-                probe_step = _direction_probe(patches, misfit, fractions[at], options.relative_floor)
-                by_probe = shift_probe(probe_step, fractions[at]) * patches[:, None]
-            a, b = _joint_steps(misfit, by_object, by_probe)
-            object_velocity = options.momentum * object_velocity + options.step * a * object_step
-            canvas = canvas + object_velocity
-            if probe_step is not None:
-                probe_velocity = options.momentum * probe_velocity + options.step * b * probe_step
-                probe = probe + probe_velocity
-            misfit_sum += float(misfit.abs().square().sum())
-            measured_sum += float(amplitudes.square().sum())
-        if options.refine_probe:
-            scale = gauge.power_correction(probe)
-            probe, probe_velocity = probe * scale, probe_velocity * scale
-            canvas, object_velocity = canvas / scale, object_velocity / scale
-        result.errors.append(misfit_sum / measured_sum)
+        batches = torch.randperm(n_frames, generator=random).tensor_split(n_steps)
+        errors.append(solver.sweep(batches, epoch))
         if on_epoch is not None:
-            on_epoch(epoch + 1, result.errors[-1])
-    if options.refine_probe:
-        # once, at the end: moving both in between costs the momentum its direction
-        probe, canvas = gauge.fix(probe, canvas, _illumination(probe, starts, fractions, shape))
-        lit = _illumination(probe, starts, fractions, shape) > 1e-6 * merge_weights(probe).amax()
-        canvas = torch.where(lit, canvas, torch.ones_like(canvas))
-    result.canvas, result.probe = canvas, probe
-    return result
+            on_epoch(epoch + 1, errors[-1])
+        stopped = epoch + 1 < options.epochs and options.on_plateau(errors)
+        if stopped:
+            break
+    solver.fix_gauge()
+    return solver.result(errors, stopped)

@@ -1,4 +1,4 @@
-"""Refine object and probe of a scan together, without a network, streamed over its frames."""
+"""Refine object, probe and positions of a scan together, without a network, streamed over its frames."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from ptycho.errors import InputError
 from ptycho.geometry import coverage_map
 from ptycho.io.reconstruction_files import LoadedObject
 from ptycho.outcome import Outcome, Stage
-from ptycho.probe import mode_powers, orthogonalise_modes, probe_power, scale_probe_to_counts
+from ptycho.probe import mode_powers, orthogonalise_modes, probe_mask, probe_power
 from ptycho.raw_data import RawData
 from ptycho.simulation.probes import incoherent_modes
+from ptycho_torch.calibration import masked_probe
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order
 from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
 from ptycho_torch.solvers.projection import vacuum
-from ptycho_torch.solvers.refinement import RefinementOptions, refine
+from ptycho_torch.solvers.refinement import Refined, RefinementOptions, refine
+from ptycho_torch.workflows.corrections import moved, refocused, told_of_moves, with_room
 from ptycho_torch.workflows.starting_point import mean_rate, placed_start
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,12 @@ class RefinementSettings:
         modes: incoherent modes of the probe; None keeps those of the start.
         refine_probe: False refines the object alone.
         seed: of the order of frames.
+        correct_defocus: True first propagates the probe along the axis to where it explains the frames best.
+        refine_positions: True moves the frames too.
+        support_diameter_px: the probe is kept inside a disk of this size around index N//2; None for the whole frame.
+        stop_improvement: stop when the mean misfit of ``stop_window`` epochs is lower than that of those before them by
+            less than this fraction; 0 does all epochs.
+        stop_window: epochs whose mean is compared.
     """
 
     epochs: int = 50
@@ -52,6 +61,23 @@ class RefinementSettings:
     modes: int | None = None
     refine_probe: bool = True
     seed: int = 0
+    correct_defocus: bool = False
+    refine_positions: bool = False
+    support_diameter_px: float | None = None
+    stop_improvement: float = 0.001
+    stop_window: int = 10
+
+    def options(self, batch: int) -> RefinementOptions:
+        """What the solver is told."""
+        return RefinementOptions(
+            epochs=self.epochs, batch_size=batch, refine_probe=self.refine_probe,
+            refine_positions=self.refine_positions, stop_improvement=self.stop_improvement,
+            stop_window=self.stop_window,
+        )  # fmt: skip
+
+    def support(self, N: int) -> NDArray[np.float32] | None:
+        """The probe's mask (N, N) in [0, 1], or None."""
+        return None if self.support_diameter_px is None else probe_mask(N, self.support_diameter_px)
 
     def frames_per_step(self, n_frames: int, N: int, modes: int) -> int:
         """The batch size for a scan."""
@@ -100,7 +126,9 @@ def refine_scan(
     started = time.perf_counter()
     settings = settings or RefinementSettings()
     scan, image, light, notes = placed_start(raw, start)
-    light = scale_probe_to_counts(light, raw.mean_counts_per_frame(), raw.good_pixels)
+    if settings.refine_positions:
+        scan, image = with_room(scan, image)
+    light = masked_probe(raw, light, settings.support(raw.N))
     probe = with_modes(light, settings.modes)
     batch = settings.frames_per_step(raw.n_frames, raw.N, max(len(light), len(probe)))
     frames = _streamed(scan, light, batch, device)
@@ -108,33 +136,38 @@ def refine_scan(
     if image is not None:
         # the start is taken as it is, but for its brightness: what it says of the counts in all is put right
         canvas = canvas * math.sqrt(raw.mean_counts_per_frame() / mean_rate(frames, canvas, raw.good_pixels))
-    coverage = coverage_map(scan.starts.numpy(), raw.N, scan.canvas.shape)
-    before = frames.deviance(canvas[None])
+    given = _stage(canvas, scan, frames.deviance(canvas[None]), time.perf_counter() - started)
     refining = time.perf_counter()
+    corrections: dict[str, Any] = {}
+    if settings.correct_defocus:
+        probe, corrections["defocus"], note = refocused(raw, probe, device, settings.seed)
+        notes.append(note)
     guess = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
-    result, found, errors = _refined(scan, canvas, guess, batch, settings, on_epoch)
+    refined = _refined(scan, canvas, guess, batch, settings, on_epoch)
     taken = time.perf_counter() - refining
-    frames = _streamed(scan, found, batch, device)
-    after = frames.deviance(result[None])
-    if after.deviance > before.deviance:
-        notes.append("The refined object explains the frames less well than the start: its deviance is higher.")
-        logger.warning("%s", notes[-1])
+    scan, x, y = moved(scan, refined)
+    if settings.refine_positions:
+        corrections["positions"], note = told_of_moves(refined.moved_px)
+        notes.append(note)
+    found = _orthogonal(refined.probe)
+    after = _streamed(scan, found, batch, device).deviance(refined.canvas[None])
+    stages = {"start": given, "refined": _stage(refined.canvas, scan, after, taken)}
+    notes += _told_of_the_end(refined, settings, stages)
     return Outcome(
-        stages={
-            "start": _stage(canvas, coverage, before, refining - started),
-            "refined": _stage(result, coverage, after, taken),
-        },
-        coverage=coverage,
+        stages=stages,
+        coverage=coverage_map(scan.starts.numpy(), raw.N, scan.canvas.shape),
         probe=found,
         canvas=scan.canvas,
-        xcoords=raw.xcoords,
-        ycoords=raw.ycoords,
+        xcoords=x,
+        ycoords=y,
         timings_s={"refinement": taken, "total": time.perf_counter() - started},
-        losses={"train": errors} if errors else {},
+        losses={"train": refined.errors} if refined.errors else {},
         notes=[f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}", *notes],
         settings={**dataclasses.asdict(settings), "batch_size": batch, "modes": len(found), "N": raw.N},
         frame_deviance=after.by_frame,
         detector_residual=after.on_detector,
+        corrections=corrections,
+        given_xy=(raw.xcoords, raw.ycoords) if settings.refine_positions else None,
     )
 
 
@@ -150,8 +183,13 @@ def refined_outcome(
         device: where to compute.
 
     Raises:
-        InputError: the refinement breaks down.
+        InputError: the refinement breaks down, or is to move frames, which takes another canvas.
     """
+    if settings.refine_positions:
+        raise InputError(
+            "refine_positions=True: found the last stage of a run, which keeps the canvas of the stages before it; "
+            "expected a refinement of its own. Start one from the result: refine_scan, or ptychopinn refine --from."
+        )
     refined = refine_scan(raw, outcome, settings, device=device)
     timings = {**outcome.timings_s, "refinement": refined.timings_s["refinement"]}
     return dataclasses.replace(
@@ -167,6 +205,21 @@ def refined_outcome(
         frame_deviance=refined.frame_deviance,
         detector_residual=refined.detector_residual,
     )
+
+
+def _told_of_the_end(refined: Refined, settings: RefinementSettings, stages: dict[str, Stage]) -> list[str]:
+    """Notes on where the refinement stopped, and on whether it was of use."""
+    notes = []
+    if refined.stopped:
+        notes.append(
+            f"It stopped after {len(refined.errors)} of {settings.epochs} epochs: the mean misfit of "
+            f"{settings.stop_window} epochs fell by less than {settings.stop_improvement:.2g} of itself."
+        )
+        logger.info("%s", notes[-1])
+    if stages["refined"].deviance > stages["start"].deviance:
+        notes.append("The refined object explains the frames less well than the start: its deviance is higher.")
+        logger.warning("%s", notes[-1])
+    return notes
 
 
 def with_modes(probe: NDArray[np.complex64], modes: int | None) -> NDArray[np.complex64]:
@@ -204,33 +257,40 @@ def _streamed(scan: PlacedScan, probe: NDArray[np.complex64], batch: int, device
 def _refined(
     scan: PlacedScan, canvas: Tensor, probe: Tensor, batch: int, settings: RefinementSettings,
     on_epoch: Callable[[int, float], None] | None,
-) -> tuple[Tensor, NDArray[np.complex64], list[float]]:  # fmt: skip
-    """Object (H, W), probe (M, N, N) with orthogonal modes, relative misfit of each epoch."""
-    device = probe.device
+) -> Refined:  # fmt: skip
+    """Object (H, W), probe (M, N, N) and places as the solver leaves them; InputError if it broke down."""
+    device, support = probe.device, settings.support(scan.raw.N)
     masked = scan.raw.bad_pixels is not None
     good = detector_order(torch.from_numpy(scan.raw.good_pixels.copy())).to(device) if masked else None
-    with progress.task("Refining object and probe", settings.epochs, "epoch") as step:
+    what = "object, probe and positions" if settings.refine_positions else "object and probe"
+    with progress.task(f"Refining {what}", settings.epochs, "epoch") as step:
         refined = refine(
             lambda at: detector_order(scan.counts(at).to(device)).sqrt(),
             scan.starts.to(device),
             scan.fractions.to(device),
             canvas,
             probe,
-            RefinementOptions(epochs=settings.epochs, batch_size=batch, refine_probe=settings.refine_probe),
+            settings.options(batch),
             good_pixels=good,
+            support=None if support is None else torch.from_numpy(support).to(device),
             seed=settings.seed,
             on_epoch=progress.by_epoch(step, also=on_epoch),
         )
-    if not (bool(torch.isfinite(refined.canvas).all()) and bool(torch.isfinite(refined.probe).all())):
+    if not all(bool(torch.isfinite(part).all()) for part in (refined.canvas, refined.probe, refined.moved_px)):
         raise InputError(
             f"{scan.raw.source}: the refinement broke down (misfit {refined.errors[-1]:.3g} after "
             f"{len(refined.errors)} epochs): expected finite numbers. Take larger batches, or another start."
         )
-    light = refined.probe.cpu().numpy().astype(np.complex64)
-    return refined.canvas, orthogonalise_modes(light) if len(light) > 1 else light, refined.errors
+    return refined
 
 
-def _stage(canvas: Tensor, coverage: NDArray[np.int32], misfit: Misfit, time_s: float) -> Stage:
+def _orthogonal(probe: Tensor) -> NDArray[np.complex64]:
+    light = probe.cpu().numpy().astype(np.complex64)
+    return orthogonalise_modes(light) if len(light) > 1 else light
+
+
+def _stage(canvas: Tensor, scan: PlacedScan, misfit: Misfit, time_s: float) -> Stage:
     image = canvas.cpu().numpy().astype(np.complex64)
+    coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
     seen = np.where(coverage > 0, image, np.complex64(1))
     return Stage(seen, misfit.deviance, misfit.expected, time_s)

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 
+import h5py
 import numpy as np
 import pytest
 from runs import check_mistake, run, small_scan
 
 from ptycho.cli import refine as verb
+from ptycho.io.reconstruction_files import load_reconstruction_npz
 from ptycho_torch.workflows.refinement import RefinementSettings
 
 QUICK = ("--device", "cpu", "--epochs", 8)
@@ -73,7 +75,34 @@ def test_flags_reach_the_workflow(scan, tmp_path):
     refine(scan, "-o", tmp_path / "out", "--device", "cpu", "--epochs", 1, "--batch", 20, "--no-probe", "--seed", 3,
            "--crop", 16)  # fmt: skip
     settings = metrics(tmp_path / "out")["settings"]
-    assert settings == {"epochs": 1, "batch_size": 20, "modes": 1, "refine_probe": False, "seed": 3, "N": 16}
+    assert settings == {
+        "epochs": 1, "batch_size": 20, "modes": 1, "refine_probe": False, "seed": 3, "N": 16, "correct_defocus": False,
+        "refine_positions": False, "support_diameter_px": None, "stop_improvement": 0.001, "stop_window": 10,
+    }  # fmt: skip
+
+
+def test_corrections_are_written(scan, tmp_path):
+    """Flags for the corrections act, and what they found is in the files beside what the scan says."""
+    out = tmp_path / "out"
+    refine(scan, "-o", out, *QUICK, "--defocus", "--positions", "--support", 28, "--stop-improvement", 0.5,
+           "--stop-window", 1)  # fmt: skip
+    found, given, written = metrics(out), np.load(scan), np.load(out / "reconstruction.npz")
+    settings = found["settings"]
+    assert settings["correct_defocus"] and settings["refine_positions"] and settings["support_diameter_px"] == 28
+    # positions are held for five epochs, and two more are compared
+    assert len(found["losses"]["train"]) == 7 and any("stopped after 7 of 8" in note for note in found["notes"])
+    assert len(found["corrections"]["defocus"]["tried"]) >= 4
+    np.testing.assert_array_equal(written["xcoords_start"], given["xcoords"])
+    moved = np.hypot(written["xcoords"] - given["xcoords"], written["ycoords"] - given["ycoords"])
+    assert found["corrections"]["positions"]["rms_px"] == pytest.approx(np.sqrt(np.mean(moved**2)), rel=1e-6)
+    assert 0 < moved.max() == pytest.approx(found["corrections"]["positions"]["largest_px"], rel=1e-6)
+    dark = np.hypot(*np.meshgrid(np.arange(32) - 16, np.arange(32) - 16)) > 20
+    assert not written["probe"][0][dark].any()
+    loaded = load_reconstruction_npz(out / "reconstruction.npz")
+    np.testing.assert_array_equal(loaded.ycoords_start, given["ycoords"])
+    with h5py.File(out / "reconstruction.h5") as product:
+        np.testing.assert_array_equal(product["probe_position_start_x_m"], given["xcoords"])
+        np.testing.assert_array_equal(product["probe_position_x_m"], written["xcoords"])
 
 
 def test_a_file_states_settings_and_a_flag_wins(scan, tmp_path):
@@ -119,6 +148,8 @@ def test_mistakes(scan, tmp_path):
         ([scan, "--epochs", "-1"], ["--epochs"]),
         ([scan, "--batch", "0"], ["--batch"]),
         ([scan, "--modes", "0"], ["--modes"]),
+        ([scan, "--support", "0"], ["--support"]),
+        ([scan, "--stop-window", "0"], ["--stop-window"]),
         ([scan, "--config", config], ["epoch is unknown", "'epochs'"]),
         ([scan, "--device", "cuda"], ["cuda"]),
     ):

@@ -8,7 +8,7 @@ from laws.oracle import beam, rates_at, relative_error, specimen
 from ptycho.diffsim import simulate_demo_scan
 from ptycho.geometry import Canvas, canvas_for, placements
 from ptycho.metrics import compare_objects, illuminated_coverage
-from ptycho.probe import scale_probe_to_counts
+from ptycho.probe import probe_mask, scale_probe_to_counts
 from ptycho_torch.physics.backprojection import POISSON_WEIGHT, approach_counts, replace_amplitude
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe
@@ -261,13 +261,13 @@ class Scan:
         self.amplitudes = detector_order(torch.from_numpy(raw.counts())).sqrt()
         self.covered = illuminated_coverage(self.guess, starts, canvas.shape) >= 2
 
-    def refine(self, probe=None, amplitudes=None, good=None, seed=0, on_epoch=None, **options):
+    def refine(self, probe=None, amplitudes=None, good=None, seed=0, on_epoch=None, support=None, **options):
         amplitudes = self.amplitudes if amplitudes is None else amplitudes
         start = torch.ones(self.height, self.width, dtype=torch.complex64)
         return refine(
             lambda batch: amplitudes[batch], self.starts, self.fractions, start,
             torch.from_numpy(self.guess if probe is None else probe), RefinementOptions(**options),
-            good_pixels=good, seed=seed, on_epoch=on_epoch,
+            good_pixels=good, support=support, seed=seed, on_epoch=on_epoch,
         )  # fmt: skip
 
     def correlation(self, canvas):
@@ -368,3 +368,43 @@ def test_several_modes_are_refined_together():
     found = refine(lambda batch: block.amplitudes[batch], block.starts, block.fractions, start, guess, options)
     assert found.probe.shape == (2, N, N)
     assert found.errors[-1] < 0.1 * found.errors[0]
+
+
+def test_a_support_keeps_the_probe_inside(scan):
+    """The guess is cut to it first; power is kept, and what is outside stays dark."""
+    disk = probe_mask(N, 44.0)
+    inside = torch.from_numpy(disk)
+    guess = (scan.guess * disk).astype(np.complex64)
+    found = scan.refine(probe=guess, support=inside, epochs=6)
+    free = scan.refine(probe=guess, epochs=6)
+    assert not found.probe[0][inside == 0].any() and free.probe[0][inside == 0].any()
+    assert float(found.probe.abs().square().sum()) == pytest.approx((np.abs(guess) ** 2).sum(), rel=1e-4)
+    assert _likeness(found.probe.numpy(), scan.true_probe) > _likeness(guess, scan.true_probe)
+
+
+@pytest.mark.parametrize("errors, stops", [
+    ([1.0 * 0.9**k for k in range(30)], False),
+    ([0.5] * 9, False),  # not twice the window yet
+    ([0.5] * 10, True),
+    ([0.5, 0.5] + [0.4, 0.42, 0.41, 0.39, 0.43, 0.405, 0.42, 0.40, 0.415, 0.41], True),  # noise, no course
+    ([0.5 - 0.002 * k + 0.01 * (-1) ** k for k in range(14)], False),  # a course beneath the noise
+    ([0.3] * 5 + [0.35] * 5, True),  # it grows
+    ([0.5] * 10 + [float("nan")], False),
+])  # fmt: skip
+def test_a_plateau_is_told_from_noise(errors, stops):
+    options = RefinementOptions(stop_improvement=0.01, stop_window=5, refine_probe=False)
+    assert options.on_plateau(errors) is stops
+    assert not RefinementOptions().on_plateau(errors), "without a tolerance nothing stops"
+
+
+def test_epochs_in_which_something_is_held_do_not_count():
+    errors = [0.5] * 14
+    options = RefinementOptions(stop_improvement=0.01, stop_window=5, refine_positions=True)
+    assert not options.on_plateau(errors) and options.on_plateau([*errors, 0.5])
+
+
+def test_it_stops_on_a_plateau(scan):
+    found = scan.refine(epochs=60, stop_improvement=0.01, stop_window=5)
+    assert found.stopped and 10 < len(found.errors) < 60
+    again = scan.refine(epochs=len(found.errors))
+    assert torch.equal(found.canvas, again.canvas) and not again.stopped

@@ -7,7 +7,7 @@ from small_scans import small_scan
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import InputError
-from ptycho.geometry import coverage_map
+from ptycho.placed import lit_frames
 from ptycho.raw_data import RawData
 from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.config_params import ModelConfig as TorchModelConfig

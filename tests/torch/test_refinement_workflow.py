@@ -10,7 +10,7 @@ from small_scans import against_truth, small_scan
 
 from ptycho import diffsim
 from ptycho.errors import InputError
-from ptycho.geometry import canvas_for
+from ptycho.geometry import canvas_for, coverage_map, placements
 from ptycho.io.product import save_product
 from ptycho.io.reconstruction_files import load_any, save_reconstruction_npz
 from ptycho.metrics.deviance import expected_deviance, poisson_deviance
@@ -158,6 +158,66 @@ def test_a_beam_of_two_modes_needs_two():
     gram = np.einsum("iyx,jyx->ij", two.probe.conj(), two.probe)
     assert abs(gram[0, 1]) < 1e-3 * abs(gram[0, 0]), "modes come out orthogonal, the strongest first"
     assert mode_powers(two.probe)[1] / probe_power(two.probe) > 0.03
+
+
+# ---------------------------------------------------------------------- focus, positions, support, plateau
+
+
+@pytest.mark.parametrize("error", [0.2, -0.2])
+def test_a_wrong_focus_is_found(error):
+    """The simulated guess is zone plate's own beam, so far beside its place; in metres where the scan has a scale."""
+    recipe = Recipe(n_frames=120, N=32, defocus_error=error, counts_per_frame=1e6, pixel_size_m=2e-8,
+                    photon_energy_ev=8000.0)  # fmt: skip
+    scan = simulate(recipe).raw
+    held = refine_scan(scan, settings=RefinementSettings(epochs=15, refine_probe=False))
+    found = refine_scan(scan, settings=RefinementSettings(epochs=15, refine_probe=False, correct_defocus=True))
+    wrong_px2 = error * 38.0 * 32 / 64
+    facts = found.corrections["defocus"]
+    assert facts["distance_px2"] == pytest.approx(-wrong_px2, abs=0.6)
+    wavelength = 1.239841984e-6 / 8000
+    assert facts["distance_m"] == pytest.approx(facts["distance_px2"] * (2e-8) ** 2 / wavelength, rel=1e-9)
+    assert any("propagated along the axis" in note and "um" in note for note in found.notes)
+    assert found.result.deviance < 0.7 * held.result.deviance
+    assert held.corrections == {}
+
+
+def test_wrong_positions_are_found():
+    """One pixel (Gaussian, per axis); the figures of the result are those of the moved frames."""
+    simulated = simulate(Recipe(n_frames=150, N=32, overlap=0.8, defocus_error=0.0, position_error=1.0,
+                                counts_per_frame=1e6))  # fmt: skip
+    scan = simulated.raw
+    outcome = refine_scan(scan, settings=RefinementSettings(epochs=40, refine_positions=True))
+    np.testing.assert_array_equal(outcome.given_xy, (scan.xcoords, scan.ycoords))
+    left = np.stack((outcome.xcoords - simulated.xcoords, outcome.ycoords - simulated.ycoords))
+    left -= np.median(left, axis=1, keepdims=True)
+    assert np.sqrt(np.median(left**2)) < 0.1, "half of the frames are where they should be"
+    x, y = outcome.canvas.origin_xy
+    rates = diffsim.diffraction_rates(outcome.result.object, outcome.probe, outcome.xcoords - x, outcome.ycoords - y)
+    assert outcome.result.deviance == pytest.approx(poisson_deviance(rates, scan.diff3d), rel=1e-3)
+    held = refine_scan(scan, settings=RefinementSettings(epochs=40))
+    assert held.given_xy is None and outcome.result.deviance < 0.8 * held.result.deviance
+    starts, _ = placements(outcome.xcoords, outcome.ycoords, scan.N, outcome.canvas)
+    np.testing.assert_array_equal(outcome.coverage, coverage_map(starts, scan.N, outcome.canvas.shape))
+
+
+def test_a_file_is_a_start_for_positions_too(raw, refined, tmp_path):
+    loaded = as_file(tmp_path / "r.npz", raw, refined.result.object, refined.probe, center=refined.canvas.center_xy)
+    outcome = refine_scan(raw, loaded, RefinementSettings(epochs=8, refine_positions=True))
+    assert outcome.stages["start"].deviance == pytest.approx(refined.result.deviance, rel=0.02)
+    assert outcome.corrections["positions"]["rms_px"] < 0.5, "they were right"
+
+
+def test_a_support_acts_from_the_guess_on(raw):
+    outcome = refine_scan(raw, settings=RefinementSettings(epochs=3, support_diameter_px=18.0))
+    rows, cols = np.meshgrid(np.arange(32) - 15.5, np.arange(32) - 15.5, indexing="ij")
+    assert not outcome.probe[0][np.hypot(rows, cols) > 14].any() and outcome.probe[0][16, 16] != 0
+    assert probe_power(outcome.probe) == pytest.approx(raw.mean_counts_per_frame(), rel=1e-4)
+
+
+def test_it_stops_where_it_no_longer_gains(raw):
+    outcome = refine_scan(raw, settings=RefinementSettings(epochs=500))
+    taken = len(outcome.losses["train"])
+    assert 20 < taken < 500 and any(f"stopped after {taken} of 500 epochs" in note for note in outcome.notes)
 
 
 # ---------------------------------------------------------------------- from a file
