@@ -46,6 +46,9 @@ class Outcome:
             the result, or None where it was not computed.
         detector_residual: (N, N) float32, zero frequency at N//2: mean over the frames of
             (counts - rate) / sqrt(rate + 1) for the result; NaN where a pixel is masked. None as above.
+        phase_interval_90_rad: (H, W) float32, half-width of the interval about the phase of the result that holds the
+            true one with 90 % probability; NaN where fewer than two beams light a pixel. None where it was not asked
+            for.
     """
 
     stages: dict[str, Stage]
@@ -60,6 +63,7 @@ class Outcome:
     settings: dict[str, Any] = field(default_factory=dict)
     frame_deviance: NDArray[np.float32] | None = None
     detector_residual: NDArray[np.float32] | None = None
+    phase_interval_90_rad: NDArray[np.float32] | None = None
 
     @property
     def result(self) -> Stage:

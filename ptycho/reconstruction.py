@@ -21,7 +21,8 @@ class Reconstruction:
     probe: complex64 (modes, N, N). xcoords, ycoords: float64 (M,), object pixels. center_xy: object
     coordinates (x, y) of the array point ((W-1)/2, (H-1)/2). pixel_size_m: side of an object pixel, None if
     unknown.
-    losses: float64 (E,), one per epoch, or None.
+    losses: float64 (E,), one per epoch, or None. phase_interval_90_rad: float32 (H, W), half-width of the 90 %
+    interval of the phase, NaN where there is none; or None.
     """
 
     object: npt.NDArray[np.complex64] = field(repr=False)
@@ -35,6 +36,7 @@ class Reconstruction:
     detector_distance_m: float | None = None
     losses: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     name: str = "reconstruction"
+    phase_interval_90_rad: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def canvas(self) -> Canvas:
