@@ -108,7 +108,11 @@ def with_intervals(
         PlacedScan.of(raw, outcome.canvas), torch.from_numpy(outcome.probe.copy()).to(device),
         torch.from_numpy(raw.good_pixels.copy()).to(device),
     )  # fmt: skip
-    canvas = torch.from_numpy(result.object.copy())[None].to(device)
+    # a refined object holds the noise of its frames, which as structure would be hard to find again: the network's is
+    # as good an example of what the truth may be
+    name = next(reversed(outcome.stages))
+    truth = outcome.stages["network"].object if name == "refined" else result.object
+    canvas = torch.from_numpy(truth.copy())[None].to(device)
     # misfit beyond photon noise is simulated as more noise
     excess = max(1.0, result.deviance / result.expected_deviance) if result.expected_deviance > 0 else 1.0
     seen = trusted(outcome)
@@ -118,9 +122,8 @@ def with_intervals(
             repeat = RepeatedScan.of(
                 raw, lambda at: frames.rates(canvas, at), excess=excess, seed=(settings.seed, number)
             )
-            squares += phase_difference(again(repeat).result.object, result.object, seen) ** 2 / settings.repeats
+            squares += phase_difference(again(repeat).result.object, truth, seen) ** 2 / settings.repeats
             step()
-    name = next(reversed(outcome.stages))
     half_width = np.where(seen, SCALE[name] * local_rms(squares, seen), np.nan).astype(np.float32)
     return dataclasses.replace(
         outcome,
