@@ -166,7 +166,8 @@ Measured on {processor}, {cores} cores, torch {torch}, {date}; single runs.
 def page_text(rows: list[dict[str, Any]], repeats: int, frames: int) -> str:
     """The section of the page: scans of the test set, then what they say together."""
     tested = [row for row in rows if row["set"] == "test"]
-    text = f"{INTRODUCTION.format(repeats=repeats, frames=frames, **machine())}\n{table(HEADER, list(map(row_of, tested)))}\n"
+    text = INTRODUCTION.format(repeats=repeats, frames=frames, **machine())
+    text += f"\n{table(HEADER, [row_of(row) for row in tested])}\n"
     curves = []
     for name in ("network", "refined"):
         own = [row for row in tested if row["result"] == name]
@@ -176,8 +177,8 @@ def page_text(rows: list[dict[str, Any]], repeats: int, frames: int) -> str:
         terciles = " / ".join(f"{100 * part:.0f}" for part in together["terciles"])
         text += (
             f"\n{name}: {100 * together['coverage']:.1f} % of all pixels, terciles {terciles} %; "
-            f"{together['within']} of {together['scans']} scans within 85 to 95 %, in {together['terciles_within']} all "
-            "terciles within 80 to 97 %.\n"
+            f"{together['within']} of {together['scans']} scans within 85 to 95 %, in {together['terciles_within']} "
+            "all terciles within 80 to 97 %.\n"
         )
         curves.append([name, *(f"{100 * together['levels'][f'{level}']:.1f}" for level in LEVELS)])
     header = ["nominal (%), all test scans", *(f"{100 * level:.0f}" for level in LEVELS)]

@@ -44,7 +44,7 @@ MIN_FRAMES = 2
 SMOOTHING_PX = 8.0
 """Standard deviation of the Gaussian over which the squared error of a repeat is averaged."""
 
-SCALE = {"network": 2.26, "refined": 2.26}
+SCALE = {"network": 2.6, "refined": 1.95}
 """Stage of the result -> half-width of the 90 % interval over the local rms error of the repeats."""
 
 
@@ -88,6 +88,12 @@ def trusted(outcome: Outcome) -> BoolMap:
     return np.asarray(lit_frames(outcome.probe, outcome.xcoords, outcome.ycoords, outcome.canvas) >= MIN_FRAMES)
 
 
+def excess_noise(outcome: Outcome) -> float:
+    """Variance of the counts over that of photon noise, >= 1: misfit that no stage explains is taken for more noise."""
+    stages = [stage for stage in outcome.stages.values() if stage.expected_deviance > 0]
+    return max(1.0, min((stage.deviance / stage.expected_deviance for stage in stages), default=1.0))
+
+
 @torch.no_grad()
 def with_intervals(
     raw: RawData, outcome: Outcome, again: Callable[[RawData], Outcome], settings: UncertaintySettings, *,
@@ -108,22 +114,17 @@ def with_intervals(
         PlacedScan.of(raw, outcome.canvas), torch.from_numpy(outcome.probe.copy()).to(device),
         torch.from_numpy(raw.good_pixels.copy()).to(device),
     )  # fmt: skip
-    # a refined object holds the noise of its frames, which as structure would be hard to find again: the network's is
-    # as good an example of what the truth may be
-    name = next(reversed(outcome.stages))
-    truth = outcome.stages["network"].object if name == "refined" else result.object
-    canvas = torch.from_numpy(truth.copy())[None].to(device)
-    # misfit beyond photon noise is simulated as more noise
-    excess = max(1.0, result.deviance / result.expected_deviance) if result.expected_deviance > 0 else 1.0
+    canvas = torch.from_numpy(result.object.copy())[None].to(device)
     seen = trusted(outcome)
     squares = np.zeros(result.object.shape)
     with progress.task("Repeating the scan in simulation", settings.repeats, "repeat") as step:
         for number in range(settings.repeats):
             repeat = RepeatedScan.of(
-                raw, lambda at: frames.rates(canvas, at), excess=excess, seed=(settings.seed, number)
+                raw, lambda at: frames.rates(canvas, at), excess=excess_noise(outcome), seed=(settings.seed, number)
             )
-            squares += phase_difference(again(repeat).result.object, truth, seen) ** 2 / settings.repeats
+            squares += phase_difference(again(repeat).result.object, result.object, seen) ** 2 / settings.repeats
             step()
+    name = next(reversed(outcome.stages))
     half_width = np.where(seen, SCALE[name] * local_rms(squares, seen), np.nan).astype(np.float32)
     return dataclasses.replace(
         outcome,

@@ -123,7 +123,7 @@ def test_there_is_no_picture_of_what_is_not_known(tmp_path, scan, outcome):
     bare.object_truth = None
     write_outputs(tmp_path, outcome, bare)
     names = {p.name for p in tmp_path.iterdir()}
-    absent = {"stages.png", "comparison.png", "positions.png", "residual.png", "losses.png"}
+    absent = {"stages.png", "comparison.png", "positions.png", "residual.png", "losses.png", "interval.png"}
     assert names == set(RESULT_FILES) - absent
     assert "<img" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

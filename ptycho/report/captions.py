@@ -30,7 +30,13 @@ class Section:
     pictures: tuple[Shown, ...]
 
 
-_HELD = "84 to 96 %"  # benchmarks/README.md, intervals of the phase
+# Stage -> share of the pixels of simulated scans that held the truth (benchmarks/README.md, intervals of the phase)
+_HELD = {"network": "X", "refined": "Y"}
+
+
+def _held(content: Content) -> str:
+    held = _HELD.get(content.stages[-1]) if content.stages else None
+    return "" if held is None else f"On simulated scans {held} of the pixels were inside, and more or fewer in a single one."
 
 
 def _object(content: Content) -> tuple[Shown, ...]:
@@ -48,9 +54,8 @@ def _object(content: Content) -> tuple[Shown, ...]:
         Shown("interval.png", "How far the phase can be trusted",
               "Half-width of an interval about the phase of each pixel that is to hold the true phase with 90 % "
               "probability, constant and plane apart. Found by measuring the result once more in simulation and "
-              "reconstructing that. Where the map is dark, differences between pixels that are larger than the value are "
-              f"real. On simulated scans {_HELD} of the pixels were inside; errors of positions, or of anything else that "
-              "is not modelled, come on top.",
+              "reconstructing that. Differences between pixels that are much larger than both their values are real. "
+              f"{_held(content)} Errors of the positions, or of anything else that is not modelled, come on top.",
               "Map of the half-width of the 90 % interval of the phase."),
         Shown("stages.png", "What the network adds" if "network" in content.stages else "From stage to stage",
               "Amplitude and phase after each stage, on common scales.",

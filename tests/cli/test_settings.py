@@ -422,8 +422,9 @@ def test_refinement_can_be_stated_in_a_file(scan_file, tmp_path, backend, no_bac
 
 @pytest.mark.parametrize(
     ("words", "repeats"),
-    [("", None), ("--uncertainty", 1), ("--ensemble 4", 4), ("--uncertainty --ensemble 3", 3), ("--no-uncertainty", None)],
-)
+    [("", None), ("--uncertainty", 1), ("--ensemble 4", 4), ("--uncertainty --ensemble 3", 3),
+     ("--no-uncertainty", None)],
+)  # fmt: skip
 def test_intervals_of_the_phase(scan_file, model_folder, tmp_path, backend, no_backend_check, words, repeats):
     """In training and in inference, from as many repeats as are asked for, or not at all."""
     assert run("train", scan_file, "-o", tmp_path / "a", *words.split()).exit_code == 0

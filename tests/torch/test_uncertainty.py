@@ -11,7 +11,15 @@ from small_scans import small_scan
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho_torch.data.repeats import RepeatedScan
-from ptycho_torch.uncertainty import SCALE, UncertaintySettings, local_rms, phase_difference, trusted, with_intervals
+from ptycho_torch.uncertainty import (
+    SCALE,
+    UncertaintySettings,
+    excess_noise,
+    local_rms,
+    phase_difference,
+    trusted,
+    with_intervals,
+)
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 from ptycho_torch.workflows.refinement import RefinementSettings
 
@@ -166,3 +174,13 @@ def test_rates_of_a_repeat_are_those_of_the_object(trained, raw):
     expected = np.fft.fftshift(np.abs(np.fft.fft2(wave, norm="ortho")) ** 2)
     strong = expected > 20
     np.testing.assert_allclose(np.mean(draws, axis=0)[strong], expected[strong], rtol=0.2)
+
+
+@pytest.mark.parametrize(("pairs", "expected"), [(((1.7, 1.0), (1.2, 1.0)), 1.2), (((0.5, 0.8),), 1.0), ((), 1.0)])
+def test_only_misfit_that_no_stage_explains_is_noise(pairs, expected):
+    outcome = made_up_outcome(made_up_scan())
+    some = outcome.result
+    outcome.stages = {
+        str(n): dataclasses.replace(some, deviance=found, expected_deviance=noise) for n, (found, noise) in enumerate(pairs)
+    }
+    assert excess_noise(outcome) == pytest.approx(expected)
