@@ -36,7 +36,7 @@ _HELD = {"network": "X", "refined": "Y"}
 
 def _held(content: Content) -> str:
     held = _HELD.get(content.stages[-1]) if content.stages else None
-    return "" if held is None else f"On simulated scans {held} of the pixels were inside, and more or fewer in a single one."
+    return "" if held is None else f"On simulated scans {held} of the pixels were inside; a single scan may differ."
 
 
 def _object(content: Content) -> tuple[Shown, ...]:

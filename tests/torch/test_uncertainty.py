@@ -181,6 +181,7 @@ def test_only_misfit_that_no_stage_explains_is_noise(pairs, expected):
     outcome = made_up_outcome(made_up_scan())
     some = outcome.result
     outcome.stages = {
-        str(n): dataclasses.replace(some, deviance=found, expected_deviance=noise) for n, (found, noise) in enumerate(pairs)
+        str(n): dataclasses.replace(some, deviance=found, expected_deviance=noise)
+        for n, (found, noise) in enumerate(pairs)
     }
     assert excess_noise(outcome) == pytest.approx(expected)
