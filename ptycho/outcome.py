@@ -48,6 +48,9 @@ class Outcome:
             (counts - rate) / sqrt(rate + 1) for the result; NaN where a pixel is masked. None as above.
         corrections: what was found wrong with the scan, in plain types ("defocus", "positions").
         given_xy: x and y of the frames as the scan says them, where the result has others; else None.
+        phase_interval_90_rad: (H, W) float32, half-width of the interval about the phase of the result that holds the
+            true one with 90 % probability; NaN where fewer than two beams light a pixel. None where it was not asked
+            for.
     """
 
     stages: dict[str, Stage]
@@ -64,6 +67,7 @@ class Outcome:
     detector_residual: NDArray[np.float32] | None = None
     corrections: dict[str, Any] = field(default_factory=dict)
     given_xy: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    phase_interval_90_rad: NDArray[np.float32] | None = None
 
     @property
     def result(self) -> Stage:

@@ -22,7 +22,8 @@ class Reconstruction:
     coordinates (x, y) of the array point ((W-1)/2, (H-1)/2). pixel_size_m: side of an object pixel, None if
     unknown.
     losses: float64 (E,), one per epoch, or None. xcoords_start, ycoords_start: positions as the scan says them, where
-    xcoords and ycoords were refined; else None.
+    xcoords and ycoords were refined; else None. phase_interval_90_rad: float32 (H, W), half-width of the 90 %
+    interval of the phase, NaN where there is none; or None.
     """
 
     object: npt.NDArray[np.complex64] = field(repr=False)
@@ -38,6 +39,7 @@ class Reconstruction:
     name: str = "reconstruction"
     xcoords_start: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     ycoords_start: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    phase_interval_90_rad: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def canvas(self) -> Canvas:

@@ -125,6 +125,10 @@ class StreamedFrames:
     def _counts(self, at: Tensor) -> Tensor:
         return detector_order(self.scan.counts(at).to(self.probe.device))
 
+    def rates(self, canvas: Tensor, at: Tensor) -> Tensor:
+        """(n, N, N) counts that (1, H, W) ``canvas`` makes expect in some frames, zero frequency at N//2."""
+        return centred_order(expected_counts(canvas[0], self._probes(at), self._starts(at)))
+
     def vacuum(self) -> Tensor:
         """(1, H, W) complex ones, which take no memory: not to be written into."""
         return vacuum((), (1, 1), self.probe).expand(1, *self.scan.canvas.shape)

@@ -67,16 +67,17 @@ def use_made_up_backend(monkeypatch):
     """Stands where torch begins; remembers what it was asked for."""
     calls = SimpleNamespace(train=None, infer=None)
 
-    def train_scans(raws, config, execution=None, *, output_dir, refine=None):
+    def train_scans(raws, config, execution=None, *, output_dir, refine=None, uncertainty=None):
         calls.train = SimpleNamespace(
-            raw=raws[0], raws=raws, config=config, execution=execution, output_dir=output_dir, refine=refine
+            raw=raws[0], raws=raws, config=config, execution=execution, output_dir=output_dir, refine=refine,
+            uncertainty=uncertainty,
         )
         (output_dir / "wts.h5.zip").write_bytes(b"model")
         return [made_up_outcome(raw) for raw in raws]
 
-    def infer_scan(model_path, raw, config=None, execution=None, *, refine=None):
+    def infer_scan(model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None):
         calls.infer = SimpleNamespace(
-            model_path=model_path, raw=raw, config=config, execution=execution, refine=refine
+            model_path=model_path, raw=raw, config=config, execution=execution, refine=refine, uncertainty=uncertainty
         )
         return made_up_outcome(raw)
 

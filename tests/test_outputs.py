@@ -10,6 +10,7 @@ from runs import made_up_outcome, small_scan
 
 from ptycho.errors import InputError, OutputError
 from ptycho.io.outputs import RESULT_FILES, check_output_dir, clear_results, write_outputs
+from ptycho.io.product import load_product
 from ptycho.io.reconstruction_files import load_any, load_reconstruction_npz
 from ptycho.metrics import illuminated_coverage
 from ptycho.placed import PlacedObject, compare_placed, lit_frames, place_loaded, place_outcome, place_truth
@@ -32,6 +33,8 @@ def written(scan, tmp_path_factory):
     outcome = made_up_outcome(scan)
     outcome.frame_deviance = np.linspace(0.8, 1.4, scan.n_frames, dtype=np.float32)
     outcome.detector_residual = np.random.default_rng(5).normal(0, 0.1, (scan.N, scan.N)).astype(np.float32)
+    outcome.phase_interval_90_rad = np.full(outcome.canvas.shape, 0.25, np.float32)
+    outcome.phase_interval_90_rad[:4] = np.nan
     return folder, outcome, write_outputs(folder, outcome, scan)
 
 
@@ -120,7 +123,7 @@ def test_there_is_no_picture_of_what_is_not_known(tmp_path, scan, outcome):
     bare.object_truth = None
     write_outputs(tmp_path, outcome, bare)
     names = {p.name for p in tmp_path.iterdir()}
-    absent = {"stages.png", "comparison.png", "positions.png", "residual.png", "losses.png"}
+    absent = {"stages.png", "comparison.png", "positions.png", "residual.png", "losses.png", "interval.png"}
     assert names == set(RESULT_FILES) - absent
     assert "<img" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -257,3 +260,24 @@ def test_a_different_crop_is_noticed_by_the_span_of_the_scan():
     bare = small_scan()
     with pytest.raises(InputError, match="same --crop"):
         compare_placed(place_truth(bare.crop(16)), place_truth(bare))
+
+
+# ---------------------------------------------------------------------- intervals of the phase
+
+
+def test_intervals_lie_beside_the_object(written):
+    folder, outcome, metrics = written
+    for name, load in (("reconstruction.npz", load_reconstruction_npz), ("reconstruction.h5", load_product)):
+        np.testing.assert_array_equal(load(folder / name).phase_interval_90_rad, outcome.phase_interval_90_rad, name)
+    assert metrics["network"]["phase_interval_90_rad"] == pytest.approx(0.25)
+    assert "phase_interval_90_rad" not in metrics["projection"], "of the result only"
+    page = (folder / "report.html").read_text()
+    assert "How far the phase can be trusted" in page and "90 % interval of the phase" in page
+
+
+def test_a_run_without_intervals_has_none_in_its_files(scan, outcome, tmp_path, no_pictures):
+    metrics = write_outputs(tmp_path, outcome, scan)
+    assert load_reconstruction_npz(tmp_path / "reconstruction.npz").phase_interval_90_rad is None
+    assert load_product(tmp_path / "reconstruction.h5").phase_interval_90_rad is None
+    assert "phase_interval_90_rad" not in metrics["network"]
+    assert "trusted" not in (tmp_path / "report.html").read_text()

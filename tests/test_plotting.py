@@ -227,3 +227,13 @@ def test_pictures_are_files_of_moderate_size(scan, outcome):
     data = io.BytesIO()
     plotting.phase_figure(outcome.result.object, outcome.coverage > 0, 2e-8).savefig(data, format="png")
     assert data.getvalue()[:4] == b"\x89PNG" and len(data.getvalue()) < 500_000
+
+
+def test_intervals_are_drawn_from_zero_with_their_unit():
+    half_width = np.linspace(0.1, 0.4, 900, dtype=np.float32).reshape(30, 30)
+    half_width[:5] = np.nan
+    figure = plotting.interval_figure(half_width)
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low == 0 and 0.35 < high <= 0.4001
+    assert figure.axes[0].images[0].get_array().shape == (25, 30), "cut to what has an interval"
+    assert any("rad" in text for text in texts(figure))

@@ -204,6 +204,7 @@ def test_a_run_writes_its_report(tmp_path):
     outcome = made_up_outcome(scan)
     outcome.frame_deviance = np.ones(scan.n_frames, np.float32)
     outcome.detector_residual = np.zeros((scan.N, scan.N), np.float32)
+    outcome.phase_interval_90_rad = np.full(outcome.canvas.shape, 0.1, np.float32)
     metrics = write_outputs(tmp_path, outcome, scan)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)

@@ -31,6 +31,7 @@ __all__ = ["infer", "start_inference"]
 @shared.scan_options
 @shared.comparison_options
 @shared.refine_options
+@shared.uncertainty_options
 @knob_options(*with_device(INFERENCE_KNOBS))
 @verbosity_options
 @click.pass_context
@@ -77,6 +78,7 @@ def start_inference(
     shared.check_backend(config.backend)
     # The archive's configuration is not in these: it was checked when the model was trained.
     notes = shared.check_settings(config, execution)
+    shared.uncertainty_settings(settings.values)
     if dry_run:
         paths = {names[0]: archive} | shared.named_scans(names[1], scans) | {"output_dir": out}
         _describe(config, execution, raws[0], settings, notes, paths, config_file)
@@ -94,7 +96,9 @@ def _infer_and_report(
     from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
 
     refine = shared.refinement_settings(settings.values)
-    outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, refine=refine)
+    uncertainty = shared.uncertainty_settings(settings.values)
+    backend = shared.load_backend()
+    outcome = backend.infer_scan(archive, raw, config, execution=execution, refine=refine, uncertainty=uncertainty)
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
     clear_results(folder, RESULT_FILES)
     print_summary(write_outputs(folder, outcome, raw, wanted, half=settings.get("half")), folder, outcome.stages)

@@ -45,6 +45,8 @@ __all__ = [
     "stated_output_dir",
     "train_and_report",
     "training_configs",
+    "uncertainty_options",
+    "uncertainty_settings",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -156,6 +158,38 @@ def refinement_settings(values: dict[str, Any]) -> Any:
         from ptycho_torch.workflows.refinement import RefinementSettings
 
         return RefinementSettings(epochs=values.get("refine_epochs", REFINE_EPOCHS))
+
+
+def uncertainty_options(function: F) -> F:
+    """--uncertainty and --ensemble."""
+    function = click.option(
+        "--ensemble", type=COUNT, metavar="K",
+        help="Simulated repeats of the scan that the intervals are made from; implies --uncertainty. [default: 1]",
+    )(function)  # fmt: skip
+    return click.option(
+        "--uncertainty/--no-uncertainty", default=False, show_default=True,
+        help="Say how far each pixel of the phase can be trusted, with 90 % intervals: the scan is repeated in "
+        "simulation and reconstructed once more.",
+    )(function)  # fmt: skip
+
+
+def uncertainty_settings(values: dict[str, Any]) -> Any:
+    """How the stated settings ask intervals to be found, or None; imports torch.
+
+    InputError for an ensemble without intervals.
+    """
+    wanted, repeats = values.get("uncertainty"), values.get("ensemble")
+    if wanted is False and repeats is not None:
+        raise InputError(
+            f"ensemble={repeats} and no uncertainty: found both, expected one. The ensemble is what intervals are made "
+            "from; leave one of them out."
+        )
+    if not wanted and repeats is None:
+        return None
+    with backend_errors():
+        from ptycho_torch.uncertainty import UncertaintySettings
+
+        return UncertaintySettings(repeats=repeats or 1, seed=values.get("seed") or 0)
 
 
 # ---------------------------------------------------------------------- inputs
@@ -340,9 +374,12 @@ def train_and_report(
     backend = load_backend()
     # Before an earlier run's results are removed: a refused setting must not cost them.
     check_settings(config.model, config, execution)
+    uncertainty = uncertainty_settings(values)
     clear_results(out, (*MODEL_FILES, *RESULT_FILES))
     with no_empty_folder(out):
-        outcomes = backend.train_scans(raws, config, execution, output_dir=out, refine=refinement_settings(values))
+        outcomes = backend.train_scans(
+            raws, config, execution, output_dir=out, refine=refinement_settings(values), uncertainty=uncertainty
+        )
     for outcome, raw, folder in zip(outcomes, raws, folders, strict=True):
         clear_results(folder, () if folder == out else RESULT_FILES)
         print_summary(write_outputs(folder, outcome, raw, reference, half=half), folder, outcome.stages)

@@ -23,6 +23,7 @@ _ROWS = (
     ("n_pixels", "pixels compared"),
     ("deviance", "deviance per detector pixel"),
     ("expected_deviance", "  expected from photon noise"),
+    ("phase_interval_90_rad", "90 % interval of the phase (+- rad, median)"),
     ("time_s", "time (s)"),
 )
 

@@ -29,6 +29,7 @@ __all__ = ["start_training", "train"]
 @shared.scan_options
 @shared.comparison_options
 @shared.refine_options
+@shared.uncertainty_options
 @knob_options(*with_device(TRAINING_KNOBS))
 @verbosity_options
 @click.pass_context
@@ -96,6 +97,7 @@ def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_f
     scan, *_, out = paths.values()
     config, execution = shared.training_configs(raw, scan, out, settings.values)
     notes = shared.check_settings(config.model, config, execution)
+    shared.uncertainty_settings(settings.values)
     sections = {
         "command": rows_of_command(settings, paths),
         "model": rows_of_config(config.model, settings, raw),

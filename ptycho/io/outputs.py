@@ -50,6 +50,7 @@ _PICTURES = (
     "phase.png",
     "coverage.png",
     "probe.png",
+    "interval.png",
     "stages.png",
     "comparison.png",
     "positions.png",
@@ -126,6 +127,8 @@ def _compared(
                     notes.append(note)
             figures[name].update(_own_figures(stage))
             step()
+    if outcome.phase_interval_90_rad is not None:
+        figures[name]["phase_interval_90_rad"] = float(np.nanmedian(outcome.phase_interval_90_rad))
     return figures, images
 
 
@@ -146,6 +149,7 @@ def _reconstruction(outcome: Outcome, raw: RawData) -> Reconstruction:
         name=Path(str(raw.source or "reconstruction")).stem,
         xcoords_start=given_x,
         ycoords_start=given_y,
+        phase_interval_90_rad=outcome.phase_interval_90_rad,
     )
 
 
@@ -161,6 +165,7 @@ def _own_figures(stage: Stage) -> dict[str, Any]:
 def _pictures_of(outcome: Outcome, compared: bool) -> list[str]:
     """The names of the pictures that a run has."""
     made = {
+        "interval.png": outcome.phase_interval_90_rad is not None,
         "stages.png": len(outcome.stages) > 1,
         "comparison.png": compared,
         "positions.png": outcome.frame_deviance is not None,
@@ -186,6 +191,7 @@ def _write_pictures(out: Path, outcome: Outcome, rec: Reconstruction) -> None:
         "phase.png": lambda: plotting.phase_figure(image, seen, pixel),
         "coverage.png": lambda: plotting.coverage_figure(frames, pixel),
         "probe.png": lambda: plotting.probe_figure(rec.probe, pixel),
+        "interval.png": lambda: plotting.interval_figure(np.asarray(outcome.phase_interval_90_rad), pixel),
         "stages.png": lambda: plotting.stages_figure(images, seen, pixel),
         "positions.png": lambda: plotting.positions_figure(rec.xcoords, rec.ycoords, np.asarray(deviance), pixel),
         "residual.png": lambda: plotting.residual_figure(np.asarray(residual)),

@@ -72,7 +72,9 @@ def save_product(path: str | Path, rec: Reconstruction, comments: str = "") -> N
         file["object_layer_spacing_m"] = np.zeros(0)
         file["loss_epochs"] = np.arange(losses.size, dtype=np.int64)
         file["loss_values"] = losses
-        file["coverage"] = rec.coverage  # ours; other readers pass over it
+        file["coverage"] = rec.coverage  # ours, as what follows; other readers pass over it
+        if rec.phase_interval_90_rad is not None:
+            file["phase_interval_90_rad"] = np.asarray(rec.phase_interval_90_rad, dtype=np.float32)
 
 
 def load_product(path: str | Path) -> Reconstruction:
@@ -164,6 +166,7 @@ def _read(file: Any, source: str) -> Reconstruction:
     coverage = (
         np.asarray(file["coverage"][()]) if "coverage" in file else np.zeros(image.shape, dtype=np.int32)
     )
+    interval = file["phase_interval_90_rad"][()] if "phase_interval_90_rad" in file else None
     return Reconstruction(
         object=image,
         coverage=coverage,
@@ -176,4 +179,5 @@ def _read(file: Any, source: str) -> Reconstruction:
         detector_distance_m=_known(file, "detector_object_distance_m"),
         losses=None if losses is None or losses.size == 0 else losses.reshape(-1),
         name=_text(file.attrs.get("name", "Unnamed")),
+        phase_interval_90_rad=None if interval is None else np.asarray(interval, dtype=np.float32),
     )

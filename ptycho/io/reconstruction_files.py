@@ -20,6 +20,7 @@ from ptycho.validation import check_object, check_positions, fault
 
 __all__ = ["LoadedObject", "save_reconstruction_npz", "load_reconstruction_npz", "load_any"]
 
+_INTERVAL = "phase_interval_90_rad"
 _SCALARS = ("pixel_size_m", "photon_energy_ev", "detector_distance_m")
 _GIVEN = ("xcoords_start", "ycoords_start")
 # In this order: what a reconstruction holds, then what a scan file holds.
@@ -60,6 +61,8 @@ def save_reconstruction_npz(path: str | Path, rec: Reconstruction) -> None:
     for key in (*_SCALARS, "losses", *_GIVEN):
         if getattr(rec, key) is not None:
             entries[key] = np.asarray(getattr(rec, key), dtype=np.float64)
+    if rec.phase_interval_90_rad is not None:
+        entries[_INTERVAL] = np.asarray(rec.phase_interval_90_rad, dtype=np.float32)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **entries)
 
@@ -84,6 +87,7 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
         losses = read_entry(npz, "losses", source, optional=True)
         given = {key: read_entry(npz, key, source, optional=True) for key in _GIVEN}
         name = read_entry(npz, "name", source, optional=True)
+        interval = read_entry(npz, _INTERVAL, source, optional=True)
     coverage = np.zeros(loaded.object.shape, dtype=np.int32) if loaded.coverage is None else loaded.coverage
     return Reconstruction(
         object=loaded.object,
@@ -94,11 +98,10 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
         center_xy=loaded.center_xy,
         losses=None if losses is None else losses.astype(np.float64),
         name="reconstruction" if name is None else str(name),
-        pixel_size_m=numbers["pixel_size_m"],
-        photon_energy_ev=numbers["photon_energy_ev"],
-        detector_distance_m=numbers["detector_distance_m"],
         xcoords_start=given["xcoords_start"],
         ycoords_start=given["ycoords_start"],
+        phase_interval_90_rad=None if interval is None else interval.astype(np.float32),
+        **numbers,
     )
 
 

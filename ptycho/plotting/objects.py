@@ -15,7 +15,15 @@ from ptycho.plotting.style import Complex, Mask, Real
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["amplitude_figure", "coverage_figure", "flat_phase", "patches_figure", "phase_figure", "stages_figure"]
+__all__ = [
+    "amplitude_figure",
+    "coverage_figure",
+    "flat_phase",
+    "interval_figure",
+    "patches_figure",
+    "phase_figure",
+    "stages_figure",
+]
 
 
 def flat_phase(image: Complex, seen: Mask) -> Real:
@@ -49,6 +57,13 @@ def phase_figure(image: Complex, seen: Mask, pixel_size_m: float | None = None) 
     part, inside = style.cut(image, seen)
     values = flat_phase(part, inside)
     return _single(values, inside, style.phase_style(values, inside), "phase (rad)", pixel_size_m)
+
+
+def interval_figure(half_width: Real, pixel_size_m: float | None = None) -> Figure:
+    """Half-width (rad) of the 90 % interval of the phase, (H, W); grey where it is NaN."""
+    values, inside = style.cut(half_width, np.isfinite(half_width))
+    look = (style.COUNT_MAP, 0.0, max(1e-6, style.limits(np.where(inside, values, 0.0), inside)[1]))
+    return _single(values, inside, look, "half-width of the 90 % interval (rad)", pixel_size_m)
 
 
 def coverage_figure(frames: npt.NDArray[np.integer[Any]], pixel_size_m: float | None = None) -> Figure:

@@ -60,6 +60,8 @@ _FIGURES = (
             "left; above it something is not modelled; below it noise was fitted.", True),
     _Figure("expected_deviance", "\N{EN SPACE}expected from photon noise", "{:.3f}",
             "The deviance that photon noise alone has at these rates: 1 where they are high, less where they are low."),
+    _Figure("phase_interval_90_rad", "90 % interval of the phase (\N{PLUS-MINUS SIGN} rad)", "{:.4f}",
+            "Median over the pixels of the half-width of the interval that is to hold the true phase of a pixel."),
     _Figure("time_s", "Time (s)", "{:.1f}", "Wall time of this part of the reconstruction."),
 )  # fmt: skip
 _FORMS = {figure.key: figure.form for figure in _FIGURES}

@@ -19,6 +19,7 @@ _TIMES = {
     "training": "Training",
     "reconstruction": "Reconstruction of the object",
     "refinement": "Refinement",
+    "uncertainty": "Intervals of the phase",
     "total": "In total",
 }
 

@@ -32,6 +32,7 @@ from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.processes import Share
 from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
+from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
 from ptycho_torch.workflows.training import TrainingRun, run_training
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 def train_scan(
     raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *, output_dir: Path,
-    refine: RefinementSettings | None = None,
+    refine: RefinementSettings | None = None, uncertainty: UncertaintySettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Calibrate the probe, train on the scan, and reconstruct it.
 
@@ -53,6 +54,7 @@ def train_scan(
         execution: how to run it; built with its defaults when None.
         output_dir: made if it is not there.
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
+        uncertainty: how to find the intervals of the phase; None for not at all.
 
     Returns:
         The object without and with the network, and refined where asked for; coverage, probe and times.
@@ -60,12 +62,12 @@ def train_scan(
     Raises:
         InputError: a scan that cannot be trained on, or a setting that does not act.
     """
-    return train_scans([raw], config, execution, output_dir=output_dir, refine=refine)[0]
+    return train_scans([raw], config, execution, output_dir=output_dir, refine=refine, uncertainty=uncertainty)[0]
 
 
 def train_scans(
     raws: Sequence[RawData], config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *,
-    output_dir: Path, refine: RefinementSettings | None = None,
+    output_dir: Path, refine: RefinementSettings | None = None, uncertainty: UncertaintySettings | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Train one model on several scans, each with its own probe, and reconstruct them all; see :func:`train_scan`.
 
@@ -88,12 +90,12 @@ def train_scans(
     run = run_training(payload, list(raws))
     resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
     save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
-    return [_outcome(run, scan, payload.execution_config, resolved, started, refine) for scan in run.scans]
+    return [_outcome(run, scan, payload.execution_config, resolved, started, refine, uncertainty) for scan in run.scans]
 
 
 def _outcome(
     run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float,
-    refine: RefinementSettings | None,
+    refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan of a training run; ``started`` is when that began, by ``time.perf_counter``."""
     # the Trainer may leave the module on the CPU
@@ -101,15 +103,33 @@ def _outcome(
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s}
-    if refine is not None:
-        outcome = refined_outcome(scan.placed.raw, outcome, refine, device=device_of(execution))
+    outcome = _finished(run.module, scan.placed.raw, outcome, execution, refine, uncertainty)
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
+
+
+def _finished(
+    module: PtychoPINN_Lightning, raw: RawData, outcome: Outcome, execution: PyTorchExecutionConfig,
+    refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
+) -> Outcome:  # fmt: skip
+    """What is asked for after the network: the refined object, the intervals of the result."""
+    device, probe = device_of(execution), outcome.probe
+
+    def refined(scan: RawData, before: Outcome) -> Outcome:
+        return before if refine is None else refined_outcome(scan, before, refine, device=device)
+
+    def again(scan: RawData) -> Outcome:
+        placed = PlacedScan.of(scan, outcome.canvas)
+        return refined(scan, reconstruct(module, placed, probe, execution.inference_batch_size))
+
+    found = refined(raw, outcome)
+    return found if uncertainty is None else with_intervals(raw, found, again, uncertainty, device=device)
 
 
 def infer_scan(
     model_path: str | Path, raw: RawData, config: InferenceConfig | None = None,
     execution: PyTorchExecutionConfig | None = None, *, refine: RefinementSettings | None = None,
+    uncertainty: UncertaintySettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained model; writes nothing.
 
@@ -119,6 +139,7 @@ def infer_scan(
         config: only ``n_subsample`` and ``subsample_seed`` matter here; None takes every frame.
         execution: device and ``inference_batch_size``.
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
+        uncertainty: how to find the intervals of the phase; None for not at all.
 
     Returns:
         The object without and with the network, and refined where asked for.
@@ -138,8 +159,7 @@ def infer_scan(
     arguments, n = (model_path, raw, execution), processes_of(execution)
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share)
-    if refine is not None:
-        outcome = refined_outcome(known, outcome, refine, device=device_of(execution))
+    outcome = _finished(module, known, outcome, execution, refine, uncertainty)
     outcome.notes[:0] = notes
     outcome.settings = {**trained_with, **outcome.settings}
     outcome.timings_s["total"] = time.perf_counter() - started

@@ -418,3 +418,32 @@ def test_refinement_can_be_stated_in_a_file(scan_file, tmp_path, backend, no_bac
     assert backend.train.refine.epochs == 9
     shown = run("train", scan_file, "-o", tmp_path / "b", "--config", tmp_path / "c.yaml", "--dry-run").stdout
     assert [line.split()[1:] for line in shown.splitlines() if line.split()[:1] == ["refine_epochs"]] == [["9", "file"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "repeats"),
+    [("", None), ("--uncertainty", 1), ("--ensemble 4", 4), ("--uncertainty --ensemble 3", 3),
+     ("--no-uncertainty", None)],
+)  # fmt: skip
+def test_intervals_of_the_phase(scan_file, model_folder, tmp_path, backend, no_backend_check, words, repeats):
+    """In training and in inference, from as many repeats as are asked for, or not at all."""
+    assert run("train", scan_file, "-o", tmp_path / "a", *words.split()).exit_code == 0
+    assert run("infer", model_folder, scan_file, "-o", tmp_path / "b", *words.split()).exit_code == 0
+    for asked in (backend.train.uncertainty, backend.infer.uncertainty):
+        assert (None if asked is None else asked.repeats) == repeats
+
+
+def test_an_ensemble_without_intervals_is_refused(scan_file, model_folder, tmp_path, backend, no_backend_check):
+    words = ("--no-uncertainty", "--ensemble", "3")
+    for verb in (("train", scan_file), ("infer", model_folder, scan_file)):
+        for more in ((), ("--dry-run",)):
+            check_mistake(run(*verb, "-o", tmp_path / "a", *words, *more), "ensemble")
+    assert backend.train is None and backend.infer is None
+
+
+def test_intervals_can_be_stated_in_a_file(scan_file, tmp_path, backend, no_backend_check):
+    (tmp_path / "c.yaml").write_text("uncertainty: true\nensemble: 2\nseed: 5\n")
+    assert run("train", scan_file, "-o", tmp_path / "a", "--config", tmp_path / "c.yaml").exit_code == 0
+    assert (backend.train.uncertainty.repeats, backend.train.uncertainty.seed) == (2, 5)
+    shown = run("train", scan_file, "-o", tmp_path / "b", "--config", tmp_path / "c.yaml", "--dry-run").stdout
+    assert [line.split()[1:] for line in shown.splitlines() if line.split()[:1] == ["ensemble"]] == [["2", "file"]]

@@ -1,0 +1,134 @@
+"""How far each pixel of the phase can be trusted: 90 % intervals from repeats of the scan in simulation.
+
+The error of a reconstruction is noise and bias, and where there are enough counts mostly bias: what varies slowly over
+the object has not converged, edges are smoothed.  Frames that disagree on a pixel tell of the noise alone
+(docs/findings.md, INTERVAL-001).  A parametric bootstrap tells of both: the result is taken for the truth, the scan is
+measured once more in simulation (the same probe, positions and dose), reconstructed in the same way, and its error,
+which is then known, stands for that of the result (B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 6).  The result is smoother than the truth and easier to find, so that this error is too small by a
+factor, which was tuned on simulated scans: `benchmarks/uncertainty.py` tunes it, and shows on other scans how often the
+intervals hold the truth.
+
+What neither can see is not in it: wrong positions, a probe that changes from frame to frame, an object that is not
+thin, as far as they do not show in the misfit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ptycho import progress
+from ptycho.metrics.alignment import without_plane
+from ptycho.outcome import Outcome
+from ptycho.placed import lit_frames
+from ptycho.raw_data import RawData
+from ptycho_torch.data.repeats import RepeatedScan
+from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.reassembly import StreamedFrames
+
+FloatMap = NDArray[np.float64]
+BoolMap = NDArray[np.bool_]
+ComplexMap = NDArray[np.complexfloating]
+
+MIN_FRAMES = 2
+"""A pixel that fewer beams light has no interval."""
+
+SMOOTHING_PX = 8.0
+"""Standard deviation of the Gaussian over which the squared error of a repeat is averaged."""
+
+SCALE = {"network": 2.6, "refined": 1.95}
+"""Stage of the result -> half-width of the 90 % interval over the local rms error of the repeats."""
+
+
+@dataclass(frozen=True)
+class UncertaintySettings:
+    """How to find the intervals.
+
+    Attributes:
+        repeats: how often the scan is repeated in simulation and reconstructed, >= 1.
+        seed: of the simulated counts.
+    """
+
+    repeats: int = 1
+    seed: int = 0
+
+
+def phase_difference(image: ComplexMap, truth: ComplexMap, seen: BoolMap) -> FloatMap:
+    """Phase of ``image`` against ``truth`` without constant and plane, both fitted over ``seen``; 0 elsewhere.
+
+    Args:
+        image, truth: (H, W) complex, on one canvas.
+        seen: (H, W) bool.
+
+    Returns:
+        (H, W) float64, rad, within -pi to pi.
+    """
+    turn = np.where(seen, image * np.conj(truth), 0)
+    levelled = without_plane(np.angle(turn * np.conj(turn.sum() or 1)), seen.astype(np.float64))
+    return np.asarray(np.where(seen, np.angle(np.exp(1j * levelled)), 0.0))
+
+
+def local_rms(squares: FloatMap, seen: BoolMap, sigma_px: float = SMOOTHING_PX) -> FloatMap:
+    """Root of the mean of ``squares`` (H, W) around each pixel, with Gaussian weight, over what was ``seen`` alone."""
+    total = ndimage.gaussian_filter(np.where(seen, squares, 0.0), sigma_px)
+    weight = ndimage.gaussian_filter(seen.astype(np.float64), sigma_px)
+    return np.asarray(np.sqrt(np.maximum(total, 0) / np.maximum(weight, 1e-12)))
+
+
+def trusted(outcome: Outcome) -> BoolMap:
+    """(H, W) bool, the pixels that at least two beams light."""
+    return np.asarray(lit_frames(outcome.probe, outcome.xcoords, outcome.ycoords, outcome.canvas) >= MIN_FRAMES)
+
+
+def excess_noise(outcome: Outcome) -> float:
+    """Variance of the counts over that of photon noise, >= 1: misfit that no stage explains is taken for more noise."""
+    stages = [stage for stage in outcome.stages.values() if stage.expected_deviance > 0]
+    return max(1.0, min((stage.deviance / stage.expected_deviance for stage in stages), default=1.0))
+
+
+@torch.no_grad()
+def with_intervals(
+    raw: RawData, outcome: Outcome, again: Callable[[RawData], Outcome], settings: UncertaintySettings, *,
+    device: str | torch.device = "cpu",
+) -> Outcome:  # fmt: skip
+    """A reconstruction with the 90 % interval of its phase; the outcome that is given is left as it is.
+
+    Args:
+        raw: the scan as it was reconstructed.
+        outcome: of it.
+        again: the same reconstruction of another scan that has the positions of this one, on the same canvas.
+        settings: see :class:`UncertaintySettings`.
+        device: where the simulated rates are computed.
+    """
+    started = time.perf_counter()
+    result = outcome.result
+    frames = StreamedFrames(
+        PlacedScan.of(raw, outcome.canvas), torch.from_numpy(outcome.probe.copy()).to(device),
+        torch.from_numpy(raw.good_pixels.copy()).to(device),
+    )  # fmt: skip
+    canvas = torch.from_numpy(result.object.copy())[None].to(device)
+    seen = trusted(outcome)
+    squares = np.zeros(result.object.shape)
+    with progress.task("Repeating the scan in simulation", settings.repeats, "repeat") as step:
+        for number in range(settings.repeats):
+            repeat = RepeatedScan.of(
+                raw, lambda at: frames.rates(canvas, at), excess=excess_noise(outcome), seed=(settings.seed, number)
+            )
+            squares += phase_difference(again(repeat).result.object, result.object, seen) ** 2 / settings.repeats
+            step()
+    name = next(reversed(outcome.stages))
+    half_width = np.where(seen, SCALE[name] * local_rms(squares, seen), np.nan).astype(np.float32)
+    return dataclasses.replace(
+        outcome,
+        phase_interval_90_rad=half_width,
+        timings_s={**outcome.timings_s, "uncertainty": time.perf_counter() - started},
+        settings={**outcome.settings, "uncertainty": dataclasses.asdict(settings)},
+    )
