@@ -1,0 +1,231 @@
+"""Where learning should win: few counts, few frames. `make bench-dose`, or `python benchmarks/dose.py --help`.
+
+Simulated Fermat scans of dead leaves with the true probe, over the dose and over the share of frames that is kept:
+projection alone, the network, the network refined, and LSQML of ptychi at its best epoch. Every figure is against the
+true object. What has been measured is kept in the JSON file after each condition, and is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import machine, replace_section, table, write_json
+from peer import ENVIRONMENT, PeerSettings, make_environment, run_peer
+from scipy.spatial.distance import cdist
+
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.io.reconstruction_files import LoadedObject
+from ptycho.outcome import Outcome
+from ptycho.placed import PlacedObject, compare_placed, place_outcome, place_truth
+from ptycho.raw_data import RawData
+from ptycho.simulation.figures import nearest_distances, probe_diameter
+from ptycho.simulation.recipe import Recipe, simulate
+
+HERE = Path(__file__).parent
+DOSES = (1e3, 2e3, 1e4, 1e5, 1e6)
+SHARES = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)  # of the frames; the last has no overlap left
+THINNED_AT = 1e5
+SEEDS = (0, 1, 2)
+SNAPSHOTS = (5, 10, 20, 30, 50, 75, 100, 150)
+REFINED_EPOCHS = 5
+PEER = PeerSettings(epochs=SNAPSHOTS[-1], snapshots=SNAPSHOTS, refine_probe=False, batch_size=64)
+METHODS = ("projection", "network", "refined", "lsqml")
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A scan: mean counts per frame, share of the frames that is kept, seed of object and noise."""
+
+    dose: float
+    share: float
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.dose:.0e} counts, {self.share:.0%} of the frames, seed {self.seed}"
+
+
+def scan_of(condition: Condition) -> RawData:
+    """600 frames (before thinning) of 64 x 64 pixels; the probe guess is the true probe."""
+    recipe = Recipe(counts_per_frame=condition.dose, seed=condition.seed, defocus_error=0.0)
+    raw = simulate(recipe).raw
+    if condition.share == 1:
+        return raw
+    kept = spread_out(np.stack((raw.xcoords, raw.ycoords), axis=1), round(condition.share * raw.n_frames))
+    return raw.subset(kept)
+
+
+def spread_out(points: np.ndarray, n: int) -> np.ndarray:
+    """Sorted indices of ``n`` of the points (M, 2), each in turn the one farthest from those before it."""
+    found = [int(np.argmin(cdist(points, points.mean(axis=0, keepdims=True))))]
+    distance = cdist(points, points[found])[:, 0]
+    while len(found) < n:
+        found.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, cdist(points, points[found[-1:]])[:, 0])
+    return np.sort(found)
+
+
+def overlap_of(raw: RawData) -> float:
+    """1 - median distance of nearest neighbours / diameter of the probe; negative where frames lie apart."""
+    step = float(np.median(nearest_distances(raw.xcoords, raw.ycoords)))
+    return 1 - step / probe_diameter(raw.probe)
+
+
+def figures_of(image: PlacedObject, truth: PlacedObject) -> Figures:
+    """Phase correlation and SSIM against the true object, of the pixels that two frames have lit."""
+    comparison, _ = compare_placed(image, truth)
+    return {key: getattr(comparison, key) for key in ("phase_correlation", "ssim", "contrast_ratio", "n_pixels")}
+
+
+def networked(raw: RawData, model: dict[str, Any], training: dict[str, Any]) -> Outcome:
+    """Trained on the scan and applied to it, the probe as it is."""
+    from ptycho_torch.workflows.reconstruct import train_scan
+
+    config = TrainingConfig(ModelConfig(**model), calibrate_probe=False, **training)
+    with tempfile.TemporaryDirectory() as folder:
+        return train_scan(raw, config, PyTorchExecutionConfig(accelerator="cpu"), output_dir=Path(folder))
+
+
+def refined(raw: RawData, outcome: Outcome, epochs: int = REFINED_EPOCHS) -> Outcome:
+    """Refined from the network's object, the probe held."""
+    from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan
+
+    start = LoadedObject(
+        outcome.stages["network"].object, Path("network"), "reconstruction", "object", outcome.probe,
+        xcoords=outcome.xcoords, ycoords=outcome.ycoords, center_xy=outcome.canvas.center_xy,
+    )  # fmt: skip
+    return refine_scan(raw, start, RefinementSettings(epochs=epochs, refine_probe=False))
+
+
+def by_us(raw: RawData, truth: PlacedObject) -> dict[str, Any]:
+    """Figures of projection, network, and the network refined."""
+    outcome = networked(raw, {}, {})
+    found: dict[str, Any] = {
+        name: figures_of(place_outcome(outcome, name), truth) for name in ("projection", "network")
+    }
+    found["network"] |= {"epochs": len(outcome.losses.get("train", [])), "time_s": outcome.timings_s["training"]}
+    found["refined"] = figures_of(place_outcome(refined(raw, outcome), "refined"), truth)
+    return found
+
+
+def by_peer(python: Path, raw: RawData, truth: PlacedObject, settings: PeerSettings) -> dict[str, Any]:
+    """Figures of LSQML at each snapshot, and which is its best by SSIM."""
+    run = run_peer(python, raw, settings)
+    curve = {str(epoch): figures_of(run.placed(epoch), truth) for epoch in run.objects}
+    best = max(curve, key=lambda epoch: curve[epoch]["ssim"])
+    return {"lsqml": {**curve[best], "epochs": int(best)}, "lsqml_by_epoch": curve}
+
+
+def conditions(doses: list[float], shares: list[float], seeds: list[int]) -> list[Condition]:
+    """All of the dose with all frames, and all shares at one dose; seed by seed."""
+    found = [Condition(dose, 1.0, seed) for seed in seeds for dose in doses]
+    found += [Condition(THINNED_AT, share, seed) for seed in seeds for share in shares]
+    return list(dict.fromkeys(found))
+
+
+def known(file: Path) -> list[dict[str, Any]]:
+    """What an earlier run has left."""
+    return list(json.loads(file.read_text(encoding="utf-8"))["results"]) if file.exists() else []
+
+
+def cell(rows: list[dict[str, Any]], method: str) -> str:
+    """Correlation / SSIM, means over the seeds, and the range of the SSIM."""
+    found = [row[method] for row in rows if method in row]
+    if not found:
+        return ""
+    ssim = [figures["ssim"] for figures in found]
+    mean = f"{np.mean([figures['phase_correlation'] for figures in found]):.3f} / {np.mean(ssim):.3f}"
+    epochs = ", ".join(str(figures["epochs"]) for figures in found if "epochs" in figures)
+    spread = f" ({min(ssim):.3f} to {max(ssim):.3f})" if len(ssim) > 1 else ""
+    return f"{mean}{spread}{f'; {epochs}' if epochs else ''}"
+
+
+def rows_of(results: list[dict[str, Any]], key: str, name: Callable[[list[dict[str, Any]]], str]) -> list[list[str]]:
+    """A row for each value of `key`, its seeds together."""
+    values = sorted({row[key] for row in results}, reverse=key == "share")
+    groups = [[row for row in results if row[key] == value] for value in values]
+    return [[name(rows), str(len(rows)), *(cell(rows, method) for method in METHODS)] for rows in groups]
+
+
+HEADER = ["seeds", "projection", "network; epochs", "network refined", "LSQML's best; its epochs"]
+INTRODUCTION = """## Few counts, few frames
+
+`make bench-dose`. Simulated Fermat scans of dead leaves, 600 frames of 64 x 64 pixels, overlap 83 %, the true probe
+given and held. Each figure: phase correlation / phase SSIM against the true object, mean over the seeds, in brackets
+the range of the SSIM. Projection: as many projections as the network's stages take, without the network. Refined:
+{epochs} epochs from the network's object. LSQML: ptychi {ptychi}, batches of {batch_size} ({batching}), {noise_model}
+noise model; the best of {snapshots} epochs by its SSIM against the truth, which no user has.
+Measured on {processor}, {cores} cores, torch {torch}, {date}.
+"""
+
+
+def write_page(page: Path, results: list[dict[str, Any]], settings: PeerSettings) -> None:
+    """Put the tables into the page."""
+    stated = dataclasses.asdict(settings) | {"snapshots": ", ".join(str(at) for at in settings.snapshots)}
+    parts = [INTRODUCTION.format(**machine() | stated | {"epochs": REFINED_EPOCHS, "ptychi": "2.2"})]
+    doses = [row for row in results if row["share"] == 1]
+    thinned = [row for row in results if row["dose"] == THINNED_AT]
+    parts.append(table(["counts per frame", *HEADER], rows_of(doses, "dose", lambda rows: f"{rows[0]['dose']:.0e}")))
+
+    def kept(rows: list[dict[str, Any]]) -> str:
+        return f"{rows[0]['share']:.0%} ({rows[0]['frames']}; overlap {rows[0]['overlap']:.0%})"
+
+    parts.append(f"At {THINNED_AT:.0e} counts per frame, over the frames that are kept, evenly spread:\n")
+    parts.append(table(["frames kept", *HEADER], rows_of(thinned, "share", kept)))
+    replace_section(page, "dose", "\n".join(parts))
+
+
+def measure(condition: Condition, python: Path, settings: PeerSettings) -> dict[str, Any]:
+    """Figures of all methods on one scan."""
+    raw = scan_of(condition)
+    truth = place_truth(raw)
+    about = {**dataclasses.asdict(condition), "frames": raw.n_frames, "overlap": overlap_of(raw)}
+    return about | by_us(raw, truth) | by_peer(python, raw, truth, settings)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dose", type=float, nargs="*", default=list(DOSES), help="counts per frame, all frames kept")
+    parser.add_argument("--share", type=float, nargs="*", default=list(SHARES), help=f"kept, at {THINNED_AT:.0e}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--peer", type=Path, default=ENVIRONMENT, help="folder of the peer's environment")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=HERE / "dose.json")
+    parser.add_argument("--page", type=Path, default=HERE / "README.md")
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("ptycho_torch").setLevel(logging.ERROR)
+    python = make_environment(arguments.peer)
+    settings = dataclasses.replace(PEER, threads=arguments.threads)
+    results = known(arguments.output)
+    for condition in conditions(arguments.dose, arguments.share, arguments.seeds):
+        if any(dataclasses.asdict(condition).items() <= row.items() for row in results):
+            continue
+        started = time.perf_counter()
+        results.append(measure(condition, python, settings))
+        shown = ", ".join(f"{method} {cell(results[-1:], method)}" for method in METHODS)
+        print(f"{condition.label}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
+        write_json(arguments.output, {"lsqml": dataclasses.asdict(settings), "results": results})
+        write_page(arguments.page, json.loads(json.dumps(results)), settings)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()
