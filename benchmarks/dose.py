@@ -85,19 +85,27 @@ def overlap_of(raw: RawData) -> float:
     return 1 - step / probe_diameter(raw.probe)
 
 
-def truth_of(raw: RawData, share: float) -> PlacedObject:
-    """The true object, to be compared where two frames light it; of a thinned scan where one does, or little is left."""
-    truth = place_truth(raw)
-    height, width = truth.object.shape
-    canvas = Canvas((height, width), ((width - 1) / 2, (height - 1) / 2))
-    lit = lit_frames(raw.probe, raw.xcoords, raw.ycoords, canvas)
-    return dataclasses.replace(truth, seen=lit >= (2 if share == 1 else 1))
+def lit_by(image: PlacedObject, raw: RawData, at_least: int) -> PlacedObject:
+    """The object with the pixels that so many frames light as those that are compared."""
+    height, width = image.object.shape
+    x, y = (float(values.min() + values.max()) / 2 for values in (raw.xcoords, raw.ycoords))
+    middle = x - image.center[1] + (width - 1) / 2, y - image.center[0] + (height - 1) / 2
+    lit = lit_frames(raw.probe, raw.xcoords, raw.ycoords, Canvas((height, width), middle))
+    return dataclasses.replace(image, seen=lit >= at_least)
 
 
-def figures_of(image: PlacedObject, truth: PlacedObject) -> Figures:
-    """Phase correlation and SSIM against the true object, over what is to be compared of that."""
-    comparison, _ = compare_placed(dataclasses.replace(image, seen=None), truth)
-    return {key: getattr(comparison, key) for key in ("phase_correlation", "ssim", "contrast_ratio", "n_pixels")}
+@dataclass(frozen=True)
+class Judge:
+    """Compares with the true object where two frames light it, or one of a thinned scan: two light too little."""
+
+    raw: RawData
+    at_least: int
+
+    def __call__(self, image: PlacedObject) -> Figures:
+        """Phase correlation and SSIM, contrast over that of the truth, number of pixels."""
+        pair = (lit_by(one, self.raw, self.at_least) for one in (image, place_truth(self.raw)))
+        comparison, _ = compare_placed(*pair)
+        return {key: getattr(comparison, key) for key in ("phase_correlation", "ssim", "contrast_ratio", "n_pixels")}
 
 
 def networked(raw: RawData, model: dict[str, Any], training: dict[str, Any]) -> Outcome:
@@ -120,21 +128,19 @@ def refined(raw: RawData, outcome: Outcome, epochs: int = REFINED_EPOCHS) -> Out
     return refine_scan(raw, start, RefinementSettings(epochs=epochs, refine_probe=False))
 
 
-def by_us(raw: RawData, truth: PlacedObject) -> dict[str, Any]:
+def by_us(raw: RawData, figures_of: Judge) -> dict[str, Any]:
     """Figures of projection, network, and the network refined."""
     outcome = networked(raw, {}, {})
-    found: dict[str, Any] = {
-        name: figures_of(place_outcome(outcome, name), truth) for name in ("projection", "network")
-    }
+    found: dict[str, Any] = {name: figures_of(place_outcome(outcome, name)) for name in ("projection", "network")}
     found["network"] |= {"epochs": len(outcome.losses.get("train", [])), "time_s": outcome.timings_s["training"]}
-    found["refined"] = figures_of(place_outcome(refined(raw, outcome), "refined"), truth)
+    found["refined"] = figures_of(place_outcome(refined(raw, outcome), "refined"))
     return found
 
 
-def by_peer(python: Path, raw: RawData, truth: PlacedObject, settings: PeerSettings) -> dict[str, Any]:
+def by_peer(python: Path, raw: RawData, figures_of: Judge, settings: PeerSettings) -> dict[str, Any]:
     """Figures of LSQML at each snapshot, and which is its best by SSIM."""
     run = run_peer(python, raw, settings)
-    curve = {str(epoch): figures_of(run.placed(epoch), truth) for epoch in run.objects}
+    curve = {str(epoch): figures_of(run.placed(epoch)) for epoch in run.objects}
     best = max(curve, key=lambda epoch: curve[epoch]["ssim"])
     return {"lsqml": {**curve[best], "epochs": int(best)}, "lsqml_by_epoch": curve}
 
@@ -194,18 +200,23 @@ def write_page(page: Path, results: list[dict[str, Any]], settings: PeerSettings
         return f"{rows[0]['share']:.0%} ({rows[0]['frames']}; overlap {rows[0]['overlap']:.0%})"
 
     parts.append(
-        f"At {THINNED_AT:.0e} counts per frame, over the frames that are kept, evenly spread; compared wherever at least one lights (above: two):\n"
+        f"\nAt {THINNED_AT:.0e} counts per frame, over the frames that are kept, evenly spread. Compared wherever at "
+        "least one of them lights, above where two do:\n"
     )
     parts.append(table(["frames kept", *HEADER], rows_of(thinned, "share", kept)))
     replace_section(page, "dose", "\n".join(parts))
 
 
-def measure(condition: Condition, python: Path, settings: PeerSettings) -> dict[str, Any]:
-    """Figures of all methods on one scan."""
+def measure(
+    condition: Condition, python: Path, settings: PeerSettings, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Figures of all methods on one scan; LSQML's as they were where there is a measurement from before."""
     raw = scan_of(condition)
-    truth = truth_of(raw, condition.share)
+    judge = Judge(raw, 2 if condition.share == 1 else 1)
     about = {**dataclasses.asdict(condition), "frames": raw.n_frames, "overlap": overlap_of(raw)}
-    return about | by_us(raw, truth) | by_peer(python, raw, truth, settings)
+    keys = ("lsqml", "lsqml_by_epoch")
+    theirs = by_peer(python, raw, judge, settings) if before is None else {key: before[key] for key in keys}
+    return about | by_us(raw, judge) | theirs
 
 
 def main() -> None:
@@ -214,6 +225,7 @@ def main() -> None:
     parser.add_argument("--dose", type=float, nargs="*", default=list(DOSES), help="counts per frame, all frames kept")
     parser.add_argument("--share", type=float, nargs="*", default=list(SHARES), help=f"kept, at {THINNED_AT:.0e}")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--again", action="store_true", help="measure ours anew, keep what was measured of LSQML")
     parser.add_argument("--peer", type=Path, default=ENVIRONMENT, help="folder of the peer's environment")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "dose.json")
@@ -228,10 +240,12 @@ def main() -> None:
     settings = dataclasses.replace(PEER, threads=arguments.threads)
     results = known(arguments.output)
     for condition in conditions(arguments.dose, arguments.share, arguments.seeds):
-        if any(dataclasses.asdict(condition).items() <= row.items() for row in results):
+        same = [row for row in results if dataclasses.asdict(condition).items() <= row.items()]
+        if same and not arguments.again:
             continue
         started = time.perf_counter()
-        results.append(measure(condition, python, settings))
+        found = measure(condition, python, settings, same[0] if same else None)
+        results = [row for row in results if row not in same] + [found]
         shown = ", ".join(f"{method} {cell(results[-1:], method)}" for method in METHODS)
         print(f"{condition.label}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
         write_json(arguments.output, {"lsqml": dataclasses.asdict(settings), "results": results})
