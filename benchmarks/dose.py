@@ -39,10 +39,17 @@ DOSES = (1e3, 2e3, 1e4, 1e5, 1e6)
 SHARES = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)  # of the frames; the last has no overlap left
 THINNED_AT = 1e5
 SEEDS = (0, 1, 2)
-SNAPSHOTS = (5, 10, 20, 30, 50, 75, 100, 150)
+SNAPSHOTS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300)
 REFINED_EPOCHS = 5
-PEER = PeerSettings(epochs=SNAPSHOTS[-1], snapshots=SNAPSHOTS, refine_probe=False, batch_size=64)
-METHODS = ("projection", "network", "refined", "lsqml")
+_PEER = PeerSettings(epochs=SNAPSHOTS[-1], snapshots=SNAPSHOTS, refine_probe=False, batch_size=64)
+# The settings that did best among those tried (docs/findings.md, PEER-001); which of them does depends on the scan.
+PEERS = {
+    "gaussian": _PEER,
+    "poisson": dataclasses.replace(_PEER, noise_model="poisson"),
+    "compact": dataclasses.replace(_PEER, batching="compact", momentum=0.5),
+}
+OURS = ("projection", "network", "refined")
+METHODS = (*OURS, "lsqml")
 Figures = dict[str, float]
 
 
@@ -137,12 +144,18 @@ def by_us(raw: RawData, figures_of: Judge) -> dict[str, Any]:
     return found
 
 
-def by_peer(python: Path, raw: RawData, figures_of: Judge, settings: PeerSettings) -> dict[str, Any]:
-    """Figures of LSQML at each snapshot, and which is its best by SSIM."""
-    run = run_peer(python, raw, settings)
-    curve = {str(epoch): figures_of(run.placed(epoch)) for epoch in run.objects}
-    best = max(curve, key=lambda epoch: curve[epoch]["ssim"])
-    return {"lsqml": {**curve[best], "epochs": int(best)}, "lsqml_by_epoch": curve}
+def by_peer(
+    python: Path, raw: RawData, figures_of: Judge, settings: dict[str, PeerSettings], known_curves: dict[str, Any]
+) -> dict[str, Any]:
+    """Figures of LSQML at each snapshot with each of the settings, and the best of all by SSIM."""
+    curves = dict(known_curves)
+    for name, stated in settings.items():
+        if name not in curves:
+            run = run_peer(python, raw, stated)
+            curves[name] = {str(epoch): figures_of(run.placed(epoch)) for epoch in run.objects}
+    ranked = [(figures["ssim"], name, epoch) for name, curve in curves.items() for epoch, figures in curve.items()]
+    _, name, epoch = max(ranked)
+    return {"lsqml": {**curves[name][epoch], "epochs": int(epoch), "settings": name}, "lsqml_by_epoch": curves}
 
 
 def conditions(doses: list[float], shares: list[float], seeds: list[int]) -> list[Condition]:
@@ -164,7 +177,10 @@ def cell(rows: list[dict[str, Any]], method: str) -> str:
         return ""
     ssim = [figures["ssim"] for figures in found]
     mean = f"{np.mean([figures['phase_correlation'] for figures in found]):.3f} / {np.mean(ssim):.3f}"
-    epochs = ", ".join(str(figures["epochs"]) for figures in found if "epochs" in figures)
+    epochs = ", ".join(
+        " ".join(str(figures[key]) for key in ("settings", "epochs") if key in figures)
+        for figures in found if "epochs" in figures
+    )  # fmt: skip
     spread = f" ({min(ssim):.3f} to {max(ssim):.3f})" if len(ssim) > 1 else ""
     return f"{mean}{spread}{f'; {epochs}' if epochs else ''}"
 
@@ -182,16 +198,17 @@ INTRODUCTION = """## Few counts, few frames
 `make bench-dose`. Simulated Fermat scans of dead leaves, 600 frames of 64 x 64 pixels, overlap 83 %, the true probe
 given and held. Each figure: phase correlation / phase SSIM against the true object, mean over the seeds, in brackets
 the range of the SSIM. Projection: as many projections as the network's stages take, without the network. Refined:
-{epochs} epochs from the network's object. LSQML: ptychi {ptychi}, batches of {batch_size} ({batching}), {noise_model}
-noise model; the best of {snapshots} epochs by its SSIM against the truth, which no user has.
+{epochs} epochs from the network's object. LSQML: ptychi {ptychi}, batches of {batch_size} frames,
+the best of {snapshots} epochs and of three settings (random batches with the Gaussian and with the Poisson
+noise model; compact ones with a gain of momentum of 0.5) by its SSIM against the truth, which no user has.
 Measured on {processor}, {cores} cores, torch {torch}, {date}.
 """
 
 
-def write_page(page: Path, results: list[dict[str, Any]], settings: PeerSettings) -> None:
+def write_page(page: Path, results: list[dict[str, Any]]) -> None:
     """Put the tables into the page."""
-    stated = dataclasses.asdict(settings) | {"snapshots": ", ".join(str(at) for at in settings.snapshots)}
-    parts = [INTRODUCTION.format(**machine() | stated | {"epochs": REFINED_EPOCHS, "ptychi": "2.2"})]
+    stated = {"batch_size": _PEER.batch_size, "snapshots": ", ".join(str(at) for at in SNAPSHOTS)}
+    parts = [INTRODUCTION.format(**machine(), **stated, epochs=REFINED_EPOCHS, ptychi="2.2")]
     doses = [row for row in results if row["share"] == 1]
     thinned = [row for row in results if row["dose"] == THINNED_AT]
     parts.append(table(["counts per frame", *HEADER], rows_of(doses, "dose", lambda rows: f"{rows[0]['dose']:.0e}")))
@@ -208,15 +225,14 @@ def write_page(page: Path, results: list[dict[str, Any]], settings: PeerSettings
 
 
 def measure(
-    condition: Condition, python: Path, settings: PeerSettings, before: dict[str, Any] | None
+    condition: Condition, python: Path, settings: dict[str, PeerSettings], before: dict[str, Any] | None, again: bool
 ) -> dict[str, Any]:
-    """Figures of all methods on one scan; LSQML's as they were where there is a measurement from before."""
+    """Figures of all methods on one scan; those from before are kept, of ours unless they are asked for again."""
     raw = scan_of(condition)
     judge = Judge(raw, 2 if condition.share == 1 else 1)
     about = {**dataclasses.asdict(condition), "frames": raw.n_frames, "overlap": overlap_of(raw)}
-    keys = ("lsqml", "lsqml_by_epoch")
-    theirs = by_peer(python, raw, judge, settings) if before is None else {key: before[key] for key in keys}
-    return about | by_us(raw, judge) | theirs
+    ours = by_us(raw, judge) if before is None or again else {name: before[name] for name in OURS}
+    return about | ours | by_peer(python, raw, judge, settings, (before or {}).get("lsqml_by_epoch", {}))
 
 
 def main() -> None:
@@ -226,6 +242,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, nargs="*", default=list(SHARES), help=f"kept, at {THINNED_AT:.0e}")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--again", action="store_true", help="measure ours anew, keep what was measured of LSQML")
+    parser.add_argument("--lsqml", nargs="+", default=list(PEERS), choices=list(PEERS), help="its settings")
     parser.add_argument("--peer", type=Path, default=ENVIRONMENT, help="folder of the peer's environment")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "dose.json")
@@ -237,19 +254,22 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("ptycho_torch").setLevel(logging.ERROR)
     python = make_environment(arguments.peer)
-    settings = dataclasses.replace(PEER, threads=arguments.threads)
+    settings = {name: dataclasses.replace(PEERS[name], threads=arguments.threads) for name in arguments.lsqml}
     results = known(arguments.output)
     for condition in conditions(arguments.dose, arguments.share, arguments.seeds):
         same = [row for row in results if dataclasses.asdict(condition).items() <= row.items()]
-        if same and not arguments.again:
+        if same and not arguments.again and settings.keys() <= same[0]["lsqml_by_epoch"].keys():
             continue
         started = time.perf_counter()
-        found = measure(condition, python, settings, same[0] if same else None)
+        found = measure(condition, python, settings, same[0] if same else None, arguments.again)
         results = [row for row in results if row not in same] + [found]
         shown = ", ".join(f"{method} {cell(results[-1:], method)}" for method in METHODS)
         print(f"{condition.label}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
-        write_json(arguments.output, {"lsqml": dataclasses.asdict(settings), "results": results})
-        write_page(arguments.page, json.loads(json.dumps(results)), settings)
+        write_json(
+            arguments.output,
+            {"lsqml": {name: dataclasses.asdict(stated) for name, stated in PEERS.items()}, "results": results},
+        )
+        write_page(arguments.page, json.loads(json.dumps(results)))
         gc.collect()
 
 
