@@ -40,7 +40,7 @@ def task_of(data: dict[str, Any], settings: dict[str, Any]) -> PtychographyTask:
     options.probe_position_options.optimizable = False
     # its transform has no factor 1/N
     probe = torch.from_numpy(data["probe"] / data["probe"].shape[-1])[None]
-    return PtychographyTask(
+    task = PtychographyTask(
         options,
         diffraction_data=torch.from_numpy(data["counts"].astype(np.float32)),
         object_data=torch.from_numpy(data["object"])[None],
@@ -48,6 +48,9 @@ def task_of(data: dict[str, Any], settings: dict[str, Any]) -> PtychographyTask:
         probe_position_x_px=torch.from_numpy(data["x_px"].astype(np.float32)),
         probe_position_y_px=torch.from_numpy(data["y_px"].astype(np.float32)),
     )
+    # its loader draws the order of the frames by a generator of its own, which random_seed does not reach
+    task.reconstructor.dataloader.generator.manual_seed(settings["seed"])
+    return task
 
 
 def solve(data: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
