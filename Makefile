@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-ptychodus lint bench bench-quality docs clean
+.PHONY: help setup demo test test-slow test-ptychodus lint bench bench-quality bench-dose bench-bound bench-race docs clean
 
 help:
 	@echo "make demo      simulate a scan, train, reconstruct, compare with the truth; results in OUT=$(OUT)"
@@ -20,6 +20,8 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     speed and memory of every part; the demo, and the real scan if SIEMENS_STAR_DIR is set"
 	@echo "make bench-quality   networks against each other on all benchmark scans; takes an hour"
+	@echo "make bench-dose bench-bound bench-race   against LSQML of ptychi, in an environment of its own; hours, minutes,"
+	@echo "              minutes; the last two on the real scan, so that SIEMENS_STAR_DIR is needed"
 	@echo "make docs      the documentation as a site, in site/"
 	@echo "make setup     only make $(VENV) and install into it"
 	@echo "make clean     remove results and caches (not $(VENV))"
@@ -60,6 +62,10 @@ bench: $(STAMP)
 
 bench-quality: $(STAMP)
 	$(BIN)/python benchmarks/quality.py
+
+# Each makes the peer's environment, .venv-peer, when it is not there.
+bench-dose bench-bound bench-race: bench-%: $(STAMP)
+	$(BIN)/python benchmarks/$*.py
 
 # A stamp of its own: who only runs the tests does not need these.
 $(VENV)/.docs: $(STAMP)
