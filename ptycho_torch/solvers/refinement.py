@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.backprojection import replace_amplitude
+from ptycho_torch.physics.backprojection import approach_counts
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe, unshift_probe_sum
 from ptycho_torch.physics.patches import add_patches, extract, place
 from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
@@ -162,7 +162,7 @@ class _Solver:
         probes = shift_probe(self.probe, fractions)
         patches = extract(self.canvas, starts, self.n)
         waves = exit_waves(probes, patches)
-        misfit = replace_amplitude(waves, amplitudes, self.good_pixels) - waves
+        misfit = approach_counts(waves, amplitudes, self.good_pixels) - waves
         object_step = _direction_object(probes, misfit, starts, self.shape, options.relative_floor)
         by_object = probes * extract(object_step, starts, self.n)[:, None]
         probe_step, by_probe = None, None
