@@ -60,6 +60,14 @@ class RefinementOptions:
     stop_improvement: float = 0.0
     stop_window: int = 10
 
+    def step_in(self, epoch: int) -> float:
+        """The fraction of the step in an epoch: all of it at first, and from half of the epochs on less and less.
+
+        Batches pull the object about by their own noise; smaller steps at the end average over them.
+        """
+        left = (self.epochs - epoch) / max(1.0, self.epochs / 2)
+        return self.step * min(1.0, left)
+
     def frames_per_step(self, n_frames: int) -> int:
         """The batch size for a scan of ``n_frames``."""
         return max(16, min(256, -(-n_frames // 4))) if self.batch_size is None else self.batch_size
@@ -138,11 +146,13 @@ class _Solver:
         self.gauge = ProbeGauge.of(probe)
         self.canvas, self.probe = canvas, probe
         self.object_velocity, self.probe_velocity = torch.zeros_like(canvas), torch.zeros_like(probe)
+        self.step = options.step
         self.shape, self.n = (canvas.shape[0], canvas.shape[1]), probe.shape[-1]
 
     def sweep(self, batches: tuple[Tensor, ...], epoch: int) -> float:
         """One pass over the frames; the relative misfit on the way."""
         options = self.options
+        self.step = options.step_in(epoch)
         with_probe = options.refine_probe and epoch >= options.probe_from_epoch
         with_positions = options.refine_positions and epoch >= options.positions_from_epoch
         misfit_sum = measured_sum = 0.0
@@ -177,10 +187,10 @@ class _Solver:
                 good_pixels=self.good_pixels,
             )  # fmt: skip
             self.positions.move(at, options.position_step * moves)
-        self.object_velocity = options.momentum * self.object_velocity + options.step * a * object_step
+        self.object_velocity = options.momentum * self.object_velocity + self.step * a * object_step
         self.canvas = self.canvas + self.object_velocity
         if probe_step is not None:
-            self.probe_velocity = options.momentum * self.probe_velocity + options.step * b * probe_step
+            self.probe_velocity = options.momentum * self.probe_velocity + self.step * b * probe_step
             self.probe = self.probe + self.probe_velocity
         return float(misfit.abs().square().sum())
 
