@@ -190,6 +190,10 @@ def refined_outcome(
             "refine_positions=True: found the last stage of a run, which keeps the canvas of the stages before it; "
             "expected a refinement of its own. Start one from the result: refine_scan, or ptychopinn refine --from."
         )
+    if settings.batch_size is None:
+        # a good start needs fewer and steadier steps than vacuum does (docs/findings.md, POISSON-001)
+        half = max(16, min(512, raw.n_frames // 2, frames_that_fit(raw.N, len(outcome.probe))))
+        settings = dataclasses.replace(settings, batch_size=half)
     refined = refine_scan(raw, outcome, settings, device=device)
     timings = {**outcome.timings_s, "refinement": refined.timings_s["refinement"]}
     return dataclasses.replace(
