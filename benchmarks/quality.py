@@ -47,9 +47,9 @@ def methods(limit_s: float) -> list[Method]:
     unet = {"architecture": "projection_unet"}
     return [
         Method("projection_unet, 1 stage of 1 step", {**unet, "stages": 1, "projection_steps": 1}, limit_s),
-        Method("projection_unet, 1 stage of 10", {**unet, "stages": 1, "projection_steps": 10}, limit_s),
-        Method("projection_unet, 5 + 5", {**unet, "projection_steps": 5, "later_projection_steps": 5}, limit_s),
-        Method("projection_unet, 10 + 10 (default)", unet, limit_s),
+        Method("projection_unet, 1 stage of 60", {**unet, "stages": 1}, limit_s),
+        Method("projection_unet, 10 + 10", {**unet, "projection_steps": 10, "later_projection_steps": 10}, limit_s),
+        Method("projection_unet, 60 + 5 (default)", unet, limit_s),
         Method("cnn", {"architecture": "cnn"}, limit_s),
     ]
 

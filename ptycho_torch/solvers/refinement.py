@@ -41,7 +41,7 @@ class RefinementOptions:
         positions_from_epoch: they are held for so many epochs, until there is an object to go by.
         position_step: fraction of the Gauss-Newton step of a position that is taken.
         longest_move_px: no frame is moved by more along an axis in one epoch.
-        stop_improvement: stop when the mean misfit of ``stop_window`` epochs is lower than that of those before them by
+        stop_improvement: end when the mean misfit of ``stop_window`` epochs is lower than that of those before them by
             less than this fraction; 0 never stops.
         stop_window: epochs whose mean is compared, so that the noise of the batches does not decide.
     """
@@ -59,14 +59,6 @@ class RefinementOptions:
     longest_move_px: float = 0.5
     stop_improvement: float = 0.0
     stop_window: int = 10
-
-    def step_in(self, epoch: int) -> float:
-        """The fraction of the step in an epoch: all of it at first, and from half of the epochs on less and less.
-
-        Batches pull the object about by their own noise; smaller steps at the end average over them.
-        """
-        left = (self.epochs - epoch) / max(1.0, self.epochs / 2)
-        return self.step * min(1.0, left)
 
     def frames_per_step(self, n_frames: int) -> int:
         """The batch size for a scan of ``n_frames``."""
@@ -134,6 +126,29 @@ def _joint_steps(misfit: Tensor, by_object: Tensor, by_probe: Tensor | None) -> 
     return (d * object_fit - cross * probe_fit) / determinant, (a * probe_fit - cross * object_fit) / determinant
 
 
+class _Course:
+    """How far the steps go in each epoch, and where it ends.
+
+    Batches pull the object about by their own noise, which smaller steps at the end average over: from half of the
+    epochs on, or from a plateau on, the steps fall to nothing.
+    """
+
+    def __init__(self, options: RefinementOptions) -> None:
+        self._options = options
+        self._falls_from, self.end = options.epochs // 2, options.epochs
+
+    def step(self, epoch: int) -> float:
+        """The fraction of the least-squares step in an epoch."""
+        left = (self.end - epoch) / max(1, self.end - self._falls_from)
+        return self._options.step * min(1.0, left)
+
+    def look_at(self, errors: list[float]) -> None:
+        """On a plateau, end soon."""
+        done = len(errors)
+        if done < self._falls_from and self._options.on_plateau(errors):
+            self._falls_from, self.end = done, min(self.end, done + self._options.stop_window)
+
+
 class _Solver:
     """The unknowns and their velocities; see :func:`refine` for the arguments."""
 
@@ -152,7 +167,6 @@ class _Solver:
     def sweep(self, batches: tuple[Tensor, ...], epoch: int) -> float:
         """One pass over the frames; the relative misfit on the way."""
         options = self.options
-        self.step = options.step_in(epoch)
         with_probe = options.refine_probe and epoch >= options.probe_from_epoch
         with_positions = options.refine_positions and epoch >= options.positions_from_epoch
         misfit_sum = measured_sum = 0.0
@@ -256,14 +270,13 @@ def refine(
     random = torch.Generator().manual_seed(seed)
     n_steps = -(-n_frames // options.frames_per_step(n_frames))
     errors: list[float] = []
-    stopped = False
-    for epoch in range(options.epochs):
+    course = _Course(options)
+    while len(errors) < course.end:
+        solver.step = course.step(len(errors))
         batches = torch.randperm(n_frames, generator=random).tensor_split(n_steps)
-        errors.append(solver.sweep(batches, epoch))
+        errors.append(solver.sweep(batches, len(errors)))
         if on_epoch is not None:
-            on_epoch(epoch + 1, errors[-1])
-        stopped = epoch + 1 < options.epochs and options.on_plateau(errors)
-        if stopped:
-            break
+            on_epoch(len(errors), errors[-1])
+        course.look_at(errors)
     solver.fix_gauge()
-    return solver.result(errors, stopped)
+    return solver.result(errors, course.end < options.epochs)

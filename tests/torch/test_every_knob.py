@@ -333,9 +333,8 @@ def test_what_is_superseded_is_told(run, raw, cls, name, monkeypatch):
     value = OTHER.get(name, 7)
     if cls is InferenceConfig:
         monkeypatch.setattr(reconstruct, "load_model", lambda path: (None, {}))
-        monkeypatch.setattr(
-            reconstruct, "_inferred", lambda *args: (raw, SimpleNamespace(notes=[], settings={}, timings_s={}))
-        )  # fmt: skip
+        nothing = SimpleNamespace(notes=[], settings={}, timings_s={}, probe=None)
+        monkeypatch.setattr(reconstruct, "_inferred", lambda *args: (raw, nothing))
         config = InferenceConfig(ModelConfig(), Path(), Path(), **{name: value})
         notes = reconstruct.infer_scan("m", raw, config, PyTorchExecutionConfig(accelerator="cpu")).notes
     elif cls is PyTorchExecutionConfig:
@@ -389,7 +388,7 @@ def test_a_part_of_the_frames_is_reconstructed(raw, monkeypatch):
 
     def infer(module, scan, *_):
         seen.append(scan.sample_indices)
-        return scan, SimpleNamespace(notes=[], settings={}, timings_s={})
+        return scan, SimpleNamespace(notes=[], settings={}, timings_s={}, probe=None)
 
     monkeypatch.setattr(reconstruct, "load_model", lambda path: (None, {}))
     monkeypatch.setattr(reconstruct, "_inferred", infer)
