@@ -135,7 +135,7 @@ def comparison_options(function: F) -> F:
     )(function)  # fmt: skip
 
 
-REFINE_EPOCHS = 30
+REFINE_EPOCHS = 50
 
 
 def refine_options(function: F) -> F:

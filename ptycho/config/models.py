@@ -104,7 +104,7 @@ class TrainingConfig:
     # Ours
     measurement_domain: str = "auto"  # see ptycho.domain
     calibrate_probe: bool = True  # refine the probe guess before training
-    calibration_epochs: int = 20
+    calibration_epochs: int = 60
     val_fraction: float = 0.05  # of the scan points
     init_from: Path | None = None  # archive, or folder of a run, whose network training starts from
     max_time_s: float | None = None

@@ -403,7 +403,7 @@ def test_the_example_of_the_page_is_valid(tmp_path, backend, yaml_file, monkeypa
     }
 
 
-@pytest.mark.parametrize(("words", "epochs"), [("", None), ("--refine", 30), ("--refine --refine-epochs 7", 7)])
+@pytest.mark.parametrize(("words", "epochs"), [("", None), ("--refine", 50), ("--refine --refine-epochs 7", 7)])
 def test_refinement_afterwards(scan_file, model_folder, tmp_path, backend, no_backend_check, words, epochs):
     """In training and in inference, with as many passes as are asked for, or not at all."""
     assert run("train", scan_file, "-o", tmp_path / "a", *words.split()).exit_code == 0
