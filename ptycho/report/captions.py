@@ -30,13 +30,13 @@ class Section:
     pictures: tuple[Shown, ...]
 
 
-# Stage -> share of the pixels of simulated scans that held the truth (benchmarks/README.md, intervals of the phase)
-_HELD = {"network": "X", "refined": "Y"}
+# Stage -> shares of the pixels of single simulated scans that held the truth (benchmarks/README.md, intervals)
+_HELD = {"network": "64 to 99 %", "refined": "81 to 99 %"}
 
 
 def _held(content: Content) -> str:
     held = _HELD.get(content.stages[-1]) if content.stages else None
-    return "" if held is None else f"On simulated scans {held} of the pixels were inside; a single scan may differ."
+    return "" if held is None else f"Of single simulated scans, {held} of the pixels were inside, 90 % of all together."
 
 
 def _object(content: Content) -> tuple[Shown, ...]:
