@@ -220,7 +220,10 @@ def _told_of_the_end(refined: Refined, settings: RefinementSettings, stages: dic
             f"{settings.stop_window} epochs fell by less than {settings.stop_improvement:.2g} of itself."
         )
         logger.info("%s", notes[-1])
-    if stages["refined"].deviance > stages["start"].deviance:
+    refined_stage = stages["refined"]
+    # below what noise leaves, a smaller deviance is no merit
+    noise = 1.02 * refined_stage.expected_deviance
+    if refined_stage.deviance > max(stages["start"].deviance, noise):
         notes.append("The refined object explains the frames less well than the start: its deviance is higher.")
         logger.warning("%s", notes[-1])
     return notes
