@@ -74,7 +74,8 @@ def test_a_frame_that_sees_nothing_stays():
     fractions = torch.zeros(1, 2, dtype=torch.float64)
     patches = torch.ones(1, N, N, dtype=torch.complex128)
     waves = exit_waves(shift_probe(light, fractions), patches)
-    noisy = torch.from_numpy(np.random.default_rng(0).poisson(expected_counts(patches[0], light[None], torch.zeros(1, 2, dtype=torch.int64)).numpy()))  # fmt: skip
+    rates = expected_counts(patches[0], light[None], torch.zeros(1, 2, dtype=torch.int64)).numpy()
+    noisy = torch.from_numpy(np.random.default_rng(0).poisson(rates))
     misfit = replace_amplitude(waves, noisy.double().sqrt(), None) - waves
     assert position_steps(light, fractions, patches, waves, misfit, longest_px=9.0).abs().max() < 1e-3
 

@@ -65,7 +65,8 @@ def test_the_valley_is_found_from_its_slope(truth):
     found = find_defocus(misfit, 11.0, 64.0)
     assert found.distance_px2 == pytest.approx(truth, abs=2.0) and not found.at_edge
     assert len(trials) == len(set(trials)) == len(found.tried) <= 20
-    assert found.tried == sorted(found.tried) and min(v for _, v in found.tried) == dict(found.tried)[found.distance_px2]
+    assert found.tried == sorted(found.tried)
+    assert dict(found.tried)[found.distance_px2] == min(value for _, value in found.tried)
 
 
 def test_a_valley_that_is_too_far_away_is_said():
