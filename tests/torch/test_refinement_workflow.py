@@ -30,7 +30,7 @@ def raw():
 
 @pytest.fixture(scope="module")
 def refined(raw):
-    return refine_scan(raw, settings=RefinementSettings(epochs=40))
+    return refine_scan(raw, settings=RefinementSettings(epochs=40, stop_improvement=0.0))
 
 
 def as_file(path, raw, image, probe, shift=(0.0, 0.0), center=None, **known):
