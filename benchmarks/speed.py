@@ -95,6 +95,7 @@ def train(raw: RawData, method: dict[str, Any]) -> tuple[PtychoPINN_Lightning, B
     data = BlockDataModule(
         scans, payload.pt_data_config, payload.pt_model_config, payload.pt_training_config, EXECUTION, None
     )
+    data.begin(getattr(job.module.generator, "begin_steps", 0), "cpu")
     # from end to end, with the log and the checkpoints; the first epoch warms up
     return job.module, data, float(np.median(np.diff(times.ends)))
 

@@ -52,7 +52,7 @@ def frames_that_fit(N: int, modes: int) -> int:
     return max(1, _STREAM_BYTES // (10 * 8 * N * N * modes))
 
 
-_KEPT_BYTES = 2**27  # of the probes of all frames
+_KEPT_BYTES = 2**27  # of the probes of all frames, and as many of their amplitudes
 
 _WAVE_BYTES = 2**20
 _MOST_FRAMES = 256
@@ -97,6 +97,7 @@ class StreamedFrames:
         self._floor = projection_floor(probe) / self._peak
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
         self._kept: dict[int, Tensor] | None = {} if scan.raw.n_frames * probe.nbytes <= _KEPT_BYTES else None
+        self._amplitudes: dict[int, Tensor] = {}
         with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
             for at in self.batches():
                 add_patches(self._weight, merge_weights(self._run_probes(at)) / self._peak, self._starts(at))
@@ -118,6 +119,15 @@ class StreamedFrames:
         if first not in self._kept:
             self._kept[first] = self._probes(at)
         return self._kept[first]
+
+    def _run_amplitudes(self, at: Tensor) -> Tensor:
+        """Square roots of counts of one of :meth:`batches`, zero frequency first; kept where the probes are."""
+        if self._kept is None:
+            return self._counts(at).sqrt()
+        first = int(at[0])
+        if first not in self._amplitudes:
+            self._amplitudes[first] = self._counts(at).sqrt()
+        return self._amplitudes[first]
 
     def _starts(self, at: Tensor) -> Tensor:
         return self.scan.starts[at].to(self.probe.device)
@@ -146,7 +156,7 @@ class StreamedFrames:
                 total = torch.zeros(self.scan.canvas.shape, dtype=self.probe.dtype, device=self.probe.device)
                 for at in self.batches():
                     starts = self._starts(at)
-                    amplitudes = self._counts(at).sqrt()
+                    amplitudes = self._run_amplitudes(at)
                     revised = projected(extract(ahead, starts, n), amplitudes, self._run_probes(at), self._good)
                     add_patches(total, revised, starts)
                     done(len(at), f"step {step + 1} of {steps}")
