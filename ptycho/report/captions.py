@@ -36,7 +36,7 @@ _HELD = {"network": "64 to 99 %", "refined": "81 to 99 %"}
 
 def _held(content: Content) -> str:
     held = _HELD.get(content.stages[-1]) if content.stages else None
-    return "" if held is None else f"Of single simulated scans, {held} of the pixels were inside, 90 % of all together."
+    return "" if held is None else f"Of single simulated scans, {held} of the pixels were inside."
 
 
 def _object(content: Content) -> tuple[Shown, ...]:
