@@ -76,8 +76,8 @@ def refine(
 ) -> None:
     """Refine object and probe of SCAN together, and positions with --positions, without a network.
 
-    An iterative least-squares solver takes the frames in batches and moves object and probe towards the
-    measured amplitudes. Started from vacuum it reconstructs a scan by itself; started from a reconstruction it
+    An iterative least-squares solver takes the frames in batches and moves object and probe towards
+    likelier counts (Poisson). Started from vacuum it reconstructs a scan by itself; started from a reconstruction it
     polishes what a network, or another program, has found. Frames are read in batches, so that memory grows
     with the object, not with the number of frames.
 

@@ -92,22 +92,19 @@ class BlockDataModule(LightningDataModule):
         """
         if steps == 0 or not self._model.object_big:
             return
-        trained = [members for members, _ in self._splits]
-        for scan, members in [*zip(self._scans, trained, strict=True), *((scan, None) for scan in self._beside)]:
+        beside = [split_of_beside(scan, self._training.seed) for scan in self._beside]
+        for scan, (members, _) in zip([*self._scans, *self._beside], [*self._splits, *beside], strict=True):
             if scan.groups is None:
-                members = np.arange(scan.placed.raw.n_frames) if members is None else members
-                self._begun[id(scan)] = {None: _begun(scan, members, steps, device)}
-        for scan, members, (blocks, _) in zip(self._scans, trained, self._train, strict=True):
+                self._begun[id(scan)] = {None: _begun(_of(scan, members, device), steps)}
+        for scan, (members, _), (blocks, _) in zip(self._scans, self._splits, self._train, strict=True):
             # a known object has no noise that could be learned
             if isinstance(blocks, TrainingBlocks) and self._model.mode != "Supervised":
                 folds = spread_folds(scan.placed.xy, members, FOLDS, self._training.seed)
-                parts: dict[int | None, Begun] = {}
-                for n in range(FOLDS):
-                    parts[n] = _begun(scan, members[folds[members] != n], steps, device)
+                parts = [_of(scan, members[folds[members] != n], device) for n in range(FOLDS)]
                 whole = self._begun[id(scan)][None]
-                if _seen_without(whole.lit, [part.lit for part in parts.values()]) >= LEAST_SEEN:
+                if _seen_without(whole.lit, [_lit(part) for part in parts]) >= LEAST_SEEN:
                     blocks.folds = folds
-                    self._begun[id(scan)] |= parts
+                    self._begun[id(scan)] |= {n: _begun(part, steps) for n, part in enumerate(parts)}
 
     @property
     def validates(self) -> bool:
@@ -161,8 +158,7 @@ class BlockDataModule(LightningDataModule):
                 # positions across groups are unknown: a group is scored on itself
                 found.append((scan, GroupBlocks(scan.groups, None)))
                 continue
-            n_frames = scan.placed.raw.n_frames
-            withheld = split_frames(n_frames, max(TEST_SHARE, 1.5 / n_frames), self._training.seed)[1]
+            withheld = split_of_beside(scan, self._training.seed)[1]
             found.append((scan, self._withheld_blocks(scan, withheld, sum(len(blocks) for blocks, _ in self._train))))
         return [scan for scan, _ in found], [blocks for _, blocks in found]
 
@@ -204,13 +200,25 @@ def _seen_without(lit: Tensor, lit_without: Sequence[Tensor]) -> float:
     return seen / max(1e-30, sum(float(part.sum()) for part in own))
 
 
-@torch.no_grad()
-def _begun(scan: LitScan, members: NDArray[np.int64], steps: int, device: str) -> Begun:
+def split_of_beside(scan: LitScan, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Frames of a scan for validation that make its object, and those that are withheld from it and scored."""
+    n_frames = scan.placed.raw.n_frames
+    return split_frames(n_frames, max(TEST_SHARE, 1.5 / n_frames), seed)
+
+
+def _of(scan: LitScan, members: NDArray[np.int64], device: str) -> StreamedFrames:
+    """Some frames of a scan, streamed."""
     good = torch.from_numpy(scan.placed.raw.good_pixels.copy()).to(device)
-    probe = scan.probe.to(device)
-    frames = StreamedFrames(scan.placed, probe, good, members=torch.from_numpy(members))
-    lit = frames.illumination()[0] * probe.abs().square().sum(0).amax()
-    return Begun(frames.begin(steps)[0].cpu(), lit.cpu())
+    return StreamedFrames(scan.placed, scan.probe.to(device), good, members=torch.from_numpy(members))
+
+
+def _lit(frames: StreamedFrames) -> Tensor:
+    return (frames.illumination()[0] * frames.probe.abs().square().sum(0).amax()).cpu()
+
+
+@torch.no_grad()
+def _begun(frames: StreamedFrames, steps: int) -> Begun:
+    return Begun(frames.begin(steps)[0].cpu(), _lit(frames))
 
 
 def _as_list(scans: LitScan | Sequence[LitScan]) -> list[LitScan]:

@@ -29,7 +29,7 @@ class FramesOnCanvas(Protocol):
         ...
 
     def project(self, canvas: Tensor, steps: int) -> Tensor:
-        """Averaged projections onto the measured amplitudes, (B, H, W) to (B, H, W)."""
+        """Averaged projections towards the measured counts, (B, H, W) to (B, H, W)."""
         ...
 
     def illumination(self) -> Tensor:

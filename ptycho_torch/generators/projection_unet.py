@@ -1,6 +1,6 @@
 """Alternating projection and learned correction, unrolled and trained end to end.
 
-Each stage takes a few averaged projections onto the measured amplitudes and lets a U-Net correct
+Each stage takes a few averaged projections towards the measured counts and lets a U-Net correct
 amplitude and phase of the merged object.  The network sees the object's departure from vacuum, what
 the projections of the stage just changed, and how strongly each pixel is lit.  It works on the canvas,
 where every object pixel is computed once, instead of once for every frame that covers it; docs/findings.md
@@ -24,7 +24,7 @@ from ptycho_torch.generators.unet import UNet
 
 N_FEATURES = 5
 MAX_LOG_AMPLITUDE = 2.0
-DIM = 0.05
+DIM = 0.5
 """Illumination, in units of the maximum of one frame, at which half of a correction is taken."""
 CHANGE_GAIN = 4.0
 """The change of a stage is several times smaller than the departure from vacuum."""
@@ -68,7 +68,8 @@ def corrected(network: nn.Module, canvas: Tensor, before: Tensor, illumination: 
     The correction fades where there is too little light to learn from.
     """
     correction = network(correction_features(canvas, before, illumination))
-    return apply_correction(canvas, correction * (illumination / (illumination + DIM))[:, None])
+    brightness = illumination.square()
+    return apply_correction(canvas, correction * (brightness / (brightness + DIM**2))[:, None])
 
 
 class ProjectionUNet(Generator):

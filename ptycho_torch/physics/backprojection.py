@@ -1,6 +1,8 @@
-"""Putting measured amplitudes into a wave, and the object that such waves speak for."""
+"""Bringing waves to the measured counts or amplitudes, and the object that such waves speak for."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,14 +26,25 @@ def replace_amplitude(waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | N
     Returns:
         (..., M, N, N) complex.
     """
+
+    def gain(modelled: Tensor, counted: Tensor) -> Tensor:
+        # the floor only keeps 0/0 away, so no gradient needs to flow through its scale
+        floor = 1e-10 * (modelled.detach().amax(dim=(-2, -1), keepdim=True) + 1e-20)
+        return counted / torch.sqrt(modelled + floor)
+
+    return _with_gain(waves, amplitudes, good_pixels, gain)
+
+
+def _with_gain(
+    waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None, gain_of: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Waves of which each detector pixel is multiplied by a gain, common to the modes, of rate and amplitude; masked
+    pixels stay as they are."""
     spectrum = torch.fft.fft2(at_least_single(waves), norm="ortho")
-    modelled = mode_intensity(spectrum)
     if good_pixels is not None:
         # not only in the gain: a NaN that is selected away there still makes the gradient NaN
         amplitudes = torch.where(good_pixels, amplitudes, amplitudes.new_zeros(()))
-    # the floor only keeps 0/0 away, so no gradient needs to flow through its scale
-    floor = 1e-10 * (modelled.detach().amax(dim=(-2, -1), keepdim=True) + 1e-20)
-    gain = amplitudes / torch.sqrt(modelled + floor)
+    gain = gain_of(mode_intensity(spectrum), amplitudes)
     if good_pixels is not None:
         gain = torch.where(good_pixels, gain, torch.ones_like(gain))
     return torch.fft.ifft2(spectrum * gain[..., None, :, :], norm="ortho")
@@ -64,19 +77,16 @@ def approach_counts(
     Returns:
         (..., M, N, N) complex.
     """
-    spectrum = torch.fft.fft2(at_least_single(waves), norm="ortho")
-    modelled = mode_intensity(spectrum)
-    if good_pixels is not None:
-        amplitudes = torch.where(good_pixels, amplitudes, amplitudes.new_zeros(()))
-    # counts; a frame without light, of which the gain would be infinite, stays without
-    floor = 1e-8 + 1e-10 * modelled.detach().amax(dim=(-2, -1), keepdim=True)
     share, relaxation = weight / (2 * (1 + weight)), 1 + weight / 2
-    # of a / A; the relaxed step from 1 to it
-    ratio = share + torch.sqrt(share**2 + amplitudes.square() / ((1 + weight) * (modelled + floor)))
-    gain = 1 + relaxation * (ratio - 1)
-    if good_pixels is not None:
-        gain = torch.where(good_pixels, gain, torch.ones_like(gain))
-    return torch.fft.ifft2(spectrum * gain[..., None, :, :], norm="ortho")
+
+    def gain(modelled: Tensor, counted: Tensor) -> Tensor:
+        # counts; a frame without light, of which the gain would be infinite, stays without
+        floor = 1e-8 + 1e-10 * modelled.detach().amax(dim=(-2, -1), keepdim=True)
+        # of a / A; the relaxed step from 1 to it
+        ratio = share + torch.sqrt(share**2 + counted.square() / ((1 + weight) * (modelled + floor)))
+        return 1 + relaxation * (ratio - 1)
+
+    return _with_gain(waves, amplitudes, good_pixels, gain)
 
 
 def divide_by_probe(waves: Tensor, probes: Tensor, relative_floor: float = 1e-2) -> Tensor:

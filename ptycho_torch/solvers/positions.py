@@ -67,7 +67,7 @@ def position_steps(
         fractions: (F, 2) sub-pixel remainders.
         patches: (F, N, N) complex, the object seen by each frame.
         waves: (F, M, N, N) complex exit waves.
-        misfit: (F, M, N, N) complex, what puts the measured amplitudes into them.
+        misfit: (F, M, N, N) complex, what brings them to the measured counts.
         longest_px: no step is longer along an axis.
         good_pixels: (N, N) bool, zero frequency first, or None.
 

@@ -1,10 +1,11 @@
-"""Projection onto the measured amplitudes, averaged over overlapping frames.
+"""Projection towards the measured counts, averaged over overlapping frames.
 
-One step replaces, for every frame that shares the canvas, the modelled far-field amplitude by the
-measured one, and merges the resulting waves by least squares (averaged projections, or parallel
-ePIE: A. Maiden and J. Rodenburg, Ultramicroscopy 109, 1256 (2009); P. Thibault et al., Ultramicroscopy
-109, 338 (2009)).  What a step adds to the two sums of the merge can be accumulated over any number of
-calls, so a canvas of any number of frames is solved in a stream.
+One step brings, for every frame that shares the canvas, the modelled far-field amplitude to what the
+counts make likelier (:func:`ptycho_torch.physics.backprojection.approach_counts`), and merges the
+resulting waves by least squares (averaged projections, or parallel ePIE: A. Maiden and J. Rodenburg,
+Ultramicroscopy 109, 1256 (2009); P. Thibault et al., Ultramicroscopy 109, 338 (2009)).  What a step
+adds to the two sums of the merge can be accumulated over any number of calls, so a canvas of any
+number of frames is solved in a stream.
 """
 
 from __future__ import annotations

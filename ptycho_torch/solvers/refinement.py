@@ -1,6 +1,6 @@
 """Joint refinement of object, probe and positions from diffraction frames.
 
-Mini-batches in random order; for each, the departure of the exit waves from the measured amplitudes is
+Mini-batches in random order; for each, the departure of the exit waves from those that the counts make likelier is
 turned into preconditioned directions for object and probe, and one 2x2 least-squares problem gives the
 step along both (M. Odstrcil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018)); momentum
 carries the directions from batch to batch. Positions, where they are unknown too, take a step of their own after that

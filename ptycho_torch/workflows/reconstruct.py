@@ -172,9 +172,8 @@ def _help_to_infer(share: Share, model_path: str | Path, raw: RawData, execution
 
 
 def infer_with(
-    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None, *,
-    refine: RefinementSettings | None = None,
-) -> Outcome:  # fmt: skip
+    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None
+) -> Outcome:
     """Reconstruct a scan with a trained module; the module itself is left as it is, but for its device.
 
     The scan's own probe is used, unless it is the guess that the module's probe was refined from, or there is none;
@@ -186,13 +185,11 @@ def infer_with(
         raw: the scan.
         execution: device and ``inference_batch_size``.
         canvas: where the object is to lie; None for the smallest canvas, centred on the scan.
-        refine: how to refine object and probe afterwards; None for not at all.
 
     Raises:
         InputError: frames of another side than the module was trained with.
     """
-    known, outcome = _inferred(module, raw, execution, canvas, Share())
-    return outcome if refine is None else refined_outcome(known, outcome, refine, device=device_of(execution))
+    return _inferred(module, raw, execution, canvas, Share())[1]
 
 
 def _inferred(

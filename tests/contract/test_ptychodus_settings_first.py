@@ -42,7 +42,7 @@ FIRST_ACTS = {
     "batch_size": ({"batch_size": 96}, lambda r: len(first_batch(r)[0]["images"]) == 3),
     "nepochs": ({"nepochs": 7}, lambda r: r.arguments["max_epochs"] == 7),
     "mae_weight": ({"mae_weight": 1.0}, lambda r: loss(r) > 0.8),
-    "nll_weight": ({"nll_weight": 0.5}, lambda r: loss(r) < 0.4),
+    "nll_weight": ({"nll_weight": 0.5}, lambda r: loss(r) < 0.35),
     "realspace_weight": ({"realspace_weight": 1.0, "realspace_mae_weight": 1.0}, lambda r: loss(r) > 0.7),
     "realspace_mae_weight": ({"realspace_weight": 1.0, "realspace_mae_weight": 1.0}, lambda r: loss(r) > 0.7),
 }
@@ -80,7 +80,7 @@ def test_a_setting_of_the_first_library(name, prepared_first):
 def test_the_defaults_of_the_first_library(prepared_first):
     """What the rows of FIRST_ACTS are compared with."""
     run = prepared_first()
-    assert 0.5 < loss(run) < 0.75 and len(first_batch(run)[0]["images"]) == 1
+    assert 0.6 < loss(run) < 0.7 and len(first_batch(run)[0]["images"]) == 1
     assert first_batch(run)[0]["images"].shape[1] == 24 and float(first_batch(run)[1][0, 0].abs().max()) > 0
 
 
