@@ -25,7 +25,7 @@ def lit(raw):
 
 def data_of(scan, steps=STEPS, validation=(), **model):
     found = BlockDataModule(
-        scan, DataConfig(N=32), ModelConfig(merge_block=12, **model),
+        scan, DataConfig(N=32, x_bounds=(0.0, 1.0), y_bounds=(0.0, 1.0)), ModelConfig(merge_block=12, **model),
         TrainingConfig(batch_size=12, val_fraction=0.1, seed=3), PyTorchExecutionConfig(accelerator="cpu"), None,
         validation,
     )  # fmt: skip
