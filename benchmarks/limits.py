@@ -175,7 +175,15 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("ptycho_torch").setLevel(logging.ERROR)
     results = [measure(side) for side in arguments.sides]
+    # one machine has one peak: the best that was seen of it
+    peak = max(found["matmul_flops"] for found in results)
+    results = [found | {"matmul_flops": peak} for found in results]
     write_json(arguments.output, {"results": results})
+    write_page(arguments.page, results)
+
+
+def write_page(page: Path, results: list[dict[str, Any]]) -> None:
+    """The tables of the page."""
     made = [lines_of(found) for found in results]
     profiles = table(["N", "operation", "training", "inference"], [row for rows, _ in made for row in rows])
     rates = table(
@@ -183,7 +191,7 @@ def main() -> None:
          "transforms per second", "projections per second", "transforms' share of it"],
         [row for _, row in made],
     )  # fmt: skip
-    replace_section(arguments.page, "limits", f"{INTRODUCTION.format(**machine())}\n{profiles}\n\n{rates}")
+    replace_section(page, "limits", f"{INTRODUCTION.format(**machine())}\n{profiles}\n\n{rates}")
 
 
 if __name__ == "__main__":
