@@ -154,6 +154,8 @@ def by_peer(
             run = run_peer(python, raw, stated)
             curves[name] = {str(epoch): figures_of(run.placed(epoch)) for epoch in run.objects}
     ranked = [(figures["ssim"], name, epoch) for name, curve in curves.items() for epoch, figures in curve.items()]
+    if not ranked:
+        return {}
     _, name, epoch = max(ranked)
     return {"lsqml": {**curves[name][epoch], "epochs": int(epoch), "settings": name}, "lsqml_by_epoch": curves}
 
@@ -225,14 +227,14 @@ def write_page(page: Path, results: list[dict[str, Any]]) -> None:
 
 
 def measure(
-    condition: Condition, python: Path, settings: dict[str, PeerSettings], before: dict[str, Any] | None, again: bool
+    condition: Condition, python: Path, settings: dict[str, PeerSettings], before: dict[str, Any], with_ours: bool
 ) -> dict[str, Any]:
-    """Figures of all methods on one scan; those from before are kept, of ours unless they are asked for again."""
+    """Figures of what is asked for on one scan, with those from before."""
     raw = scan_of(condition)
     judge = Judge(raw, 2 if condition.share == 1 else 1)
     about = {**dataclasses.asdict(condition), "frames": raw.n_frames, "overlap": overlap_of(raw)}
-    ours = by_us(raw, judge) if before is None or again else {name: before[name] for name in OURS}
-    return about | ours | by_peer(python, raw, judge, settings, (before or {}).get("lsqml_by_epoch", {}))
+    ours = by_us(raw, judge) if with_ours else {}
+    return before | about | ours | by_peer(python, raw, judge, settings, before.get("lsqml_by_epoch", {}))
 
 
 def main() -> None:
@@ -242,7 +244,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, nargs="*", default=list(SHARES), help=f"kept, at {THINNED_AT:.0e}")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--again", action="store_true", help="measure ours anew, keep what was measured of LSQML")
-    parser.add_argument("--lsqml", nargs="+", default=list(PEERS), choices=list(PEERS), help="its settings")
+    parser.add_argument("--ours", action=argparse.BooleanOptionalAction, default=True, help="or only LSQML")
+    parser.add_argument("--lsqml", nargs="*", default=list(PEERS), choices=list(PEERS), help="its settings")
     parser.add_argument("--peer", type=Path, default=ENVIRONMENT, help="folder of the peer's environment")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "dose.json")
@@ -258,10 +261,12 @@ def main() -> None:
     results = known(arguments.output)
     for condition in conditions(arguments.dose, arguments.share, arguments.seeds):
         same = [row for row in results if dataclasses.asdict(condition).items() <= row.items()]
-        if same and not arguments.again and settings.keys() <= same[0]["lsqml_by_epoch"].keys():
+        before = same[0] if same else {}
+        with_ours = arguments.ours and (arguments.again or not before.keys() >= set(OURS))
+        if not with_ours and settings.keys() <= before.get("lsqml_by_epoch", {}).keys():
             continue
         started = time.perf_counter()
-        found = measure(condition, python, settings, same[0] if same else None, arguments.again)
+        found = measure(condition, python, settings, before, with_ours)
         results = [row for row in results if row not in same] + [found]
         shown = ", ".join(f"{method} {cell(results[-1:], method)}" for method in METHODS)
         print(f"{condition.label}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
