@@ -37,7 +37,7 @@ class Block:
         self.probes = shift_probe(self.probe, self.fractions)
         self.counts = torch.from_numpy(rates_at(sample, light, x, y, N))
         self.amplitudes = detector_order(self.counts).sqrt()
-        self.floor = projection_floor(self.probe)
+        self.floor = 1e-2 * self.probe.abs().square().sum(0).amax()
         self.weight = place(merge_weights(self.probes), self.starts, self.shape)
         self.lit = self.weight > 0.1 * self.weight.max()
 
@@ -61,6 +61,12 @@ def test_the_truth_is_a_fixed_point_where_it_is_lit(block):
     regular = block.step(block.truth)  # the floor draws the weakly lit towards vacuum, and nothing else does
     expected = (block.weight * block.truth + block.floor) / (block.weight + block.floor)
     assert (regular - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("peak", "floor"), [(100.0, 0.1), (3e3, 0.3), (2.0, 0.02), (1e-6, 1e-8)])
+def test_the_pull_to_vacuum_is_a_tenth_of_a_count_within_bounds(block, peak, floor):
+    modes = block.probe * (peak / block.probe.abs().square().sum(0).max()).sqrt()
+    assert float(projection_floor(modes)) == pytest.approx(floor, rel=1e-6)
 
 
 def test_no_step_is_no_change(block):
@@ -203,7 +209,7 @@ def test_withheld_frames_leave_no_trace(block):
     keep = used[0]
     without = project(
         vacuum((), block.shape, block.probes), block.amplitudes[keep], block.probes[keep], block.starts[keep],
-        block.floor, 2,
+        projection_floor(block.probe), 2,
     )  # fmt: skip
     torch.testing.assert_close(made_of(block.counts)[0][0], without, rtol=0, atol=1e-12)
 
