@@ -1,0 +1,120 @@
+"""A new scan with a probe that is known: `python benchmarks/second_scan.py`, on an idle machine.
+
+A network is trained on one simulated scan, whose probe guess is 10 % out of focus; another specimen is then scanned
+with the same beam. `infer --refine` starts from the network's object and the probe that training has calibrated;
+`refine` starts from vacuum and the guess. Both are run with more and more epochs, and the times are taken at which the
+phase correlation with the true object first is 99 % of what it is after many epochs from the network's object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine, replace_section, table, write_json
+from race import Point, time_to
+
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.outcome import Outcome
+from ptycho.placed import compare_placed, place_outcome, place_truth
+from ptycho.raw_data import RawData
+from ptycho.simulation.recipe import Recipe, simulate
+from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
+from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan
+
+HERE = Path(__file__).parent
+EPOCHS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
+CONVERGED_EPOCHS = 100
+SHARE = 0.99
+EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
+OBJECTS = {"dead leaves": "dead_leaves", "lines": "lines", "Siemens star": "siemens_star"}
+
+
+def figures(outcome: Outcome, raw: RawData) -> Point:
+    """The last stage against the true object, and how long projection, network and refinement took."""
+    found, _ = compare_placed(place_outcome(outcome, next(reversed(outcome.stages))), place_truth(raw))
+    time_s = outcome.timings_s.get("reconstruction", 0.0) + outcome.timings_s.get("refinement", 0.0)
+    return {"time_s": time_s, "phase_correlation": found.phase_correlation, "ssim": found.ssim}
+
+
+def with_network(model: Path, raw: RawData, epochs: int) -> Point:
+    """`infer --refine --refine-epochs`; without --refine for 0 epochs."""
+    refine = RefinementSettings(epochs=epochs) if epochs else None
+    return {"epochs": epochs, **figures(infer_scan(model, raw, execution=EXECUTION, refine=refine), raw)}
+
+
+def from_vacuum(raw: RawData, epochs: int) -> Point:
+    """`refine --epochs` without a start."""
+    return {"epochs": epochs, **figures(refine_scan(raw, None, RefinementSettings(epochs=epochs)), raw)}
+
+
+def measure(name: str, model: Path, epochs: list[int], seed: int) -> dict[str, Any]:
+    """Both curves of a scan, and when they reach the target."""
+    raw = simulate(Recipe(OBJECTS[name], seed=seed)).raw
+    with_network(model, raw, 1), from_vacuum(raw, 1)  # warm up
+    converged = with_network(model, raw, CONVERGED_EPOCHS)
+    target = SHARE * converged["phase_correlation"]
+    mine = [with_network(model, raw, number) for number in (0, *epochs)]
+    vacuum = [from_vacuum(raw, number) for number in epochs]
+    return {
+        "scan": name, "seed": seed, "target": target, "converged": converged, "network": mine, "vacuum": vacuum,
+        "network_s": time_to(mine, target), "vacuum_s": time_to(vacuum, target),
+    }  # fmt: skip
+
+
+def row_of(found: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+    own, other = found["network_s"], found["vacuum_s"]
+    best = max(found["vacuum"], key=lambda point: point["phase_correlation"])
+    return [
+        found["scan"], f"{found['converged']['phase_correlation']:.4f}", f"{found['target']:.4f}",
+        f"{found['network'][0]['phase_correlation']:.4f} ({found['network'][0]['time_s']:.2f})",
+        "not reached" if own is None else f"{own:.2f}",
+        f"not reached: {best['phase_correlation']:.4f} in {best['time_s']:.1f}" if other is None else f"{other:.2f}",
+        "" if own is None or other is None else f"{own / other:.2f}",
+    ]  # fmt: skip
+
+
+HEADER = ["new scan", "converged", "target", "network alone (s)", "infer --refine (s)", "from vacuum (s)", "ratio"]
+INTRODUCTION = """## A second scan
+
+`python benchmarks/second_scan.py`. The network was trained on a scan of dead leaves; each new scan has another seed,
+the same beam, and the same probe guess, 10 % out of focus (600 frames, N = 64, 1e5 counts per frame). Converged: phase
+correlation with the true object {converged} epochs after the network. Times until {share:.0%} of that is reached:
+projections, network and refinement, without imports and reading.
+Measured on {processor}, {cores} cores, {threads} thread(s), torch {torch}, {date}; single runs.
+"""
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scans", nargs="+", default=list(OBJECTS), choices=list(OBJECTS))
+    parser.add_argument("--epochs", type=int, nargs="+", default=list(EPOCHS))
+    parser.add_argument("--output", type=Path, default=HERE / "second_scan.json")
+    parser.add_argument("--page", type=Path, default=HERE / "README.md")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("ptycho_torch").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        train_scan(simulate(Recipe(seed=0)).raw, TrainingConfig(ModelConfig()), EXECUTION, output_dir=Path(folder))
+        results = []
+        for seed, name in enumerate(asked.scans, 1):
+            results.append(measure(name, Path(folder), asked.epochs, seed))
+            print(" | ".join(row_of(results[-1])), flush=True)
+    write_json(asked.output, {"threads": asked.threads, "results": results})
+    introduction = INTRODUCTION.format(
+        **machine() | {"threads": asked.threads}, converged=CONVERGED_EPOCHS, share=SHARE
+    )
+    replace_section(asked.page, "second-scan", f"{introduction}\n{table(HEADER, [row_of(one) for one in results])}")
+
+
+if __name__ == "__main__":
+    main()
