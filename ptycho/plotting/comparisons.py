@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptycho.metrics.frc import FIRST_RING
 from ptycho.plotting import style
 from ptycho.plotting.style import Mask, Real
 
@@ -84,8 +85,11 @@ def _half_period(curve: RingCorrelation, pixel_size_m: float | None) -> str:
 def _ring_curves(axes: Axes, curves: Mapping[str, RingCorrelation]) -> None:
     for number, (name, curve) in enumerate(curves.items()):
         colour, dashes = style.LINES[number % len(style.LINES)]
-        axes.plot(curve.frequency, curve.correlation, dashes, color=colour, label=name, linewidth=1.5)
-    axes.plot(curve.frequency, curve.threshold, color="#777777", linewidth=0.8, label="half-bit threshold")
+        # the first rings hold the mean and the plane, which were taken away
+        shown = slice(FIRST_RING, None)
+        axes.plot(curve.frequency[shown], curve.correlation[shown], dashes, color=colour, label=name, linewidth=1.5)
+    label = "half-bit threshold"
+    axes.plot(curve.frequency[shown], curve.threshold[shown], color="#777777", linewidth=0.8, label=label)
     axes.set(xlim=(0, 0.5), ylim=(-0.05, 1.05), xlabel="spatial frequency (cycles / px)")
     axes.legend(fontsize=8, loc="best")
     axes.grid(linewidth=0.3)

@@ -108,7 +108,10 @@ def _scan(content: Content) -> tuple[Shown, ...]:
 
 def _fit(content: Content) -> tuple[Shown, ...]:
     noise = 1 / math.sqrt(max(1, content.n_frames))
-    withheld = "val" in (content.metrics.get("losses") or {})
+    losses = content.metrics.get("losses") or {}
+    withheld = "val" in losses
+    refined = " Below: the misfit of the amplitudes in the refinement, relative to the counts."
+    refined = refined if "refinement" in losses else ""
     masked = " Hatched: masked." if content.masked else ""
     return (
         Shown("residual.png", "Residual on the detector",
@@ -118,7 +121,7 @@ def _fit(content: Content) -> tuple[Shown, ...]:
               "Map of the mean normalised residual over the detector."),
         Shown("losses.png", "Losses",
               "Loss after each epoch, on the frames that were trained on and on those withheld. Where the second "
-              "rises while the first falls, noise is learned."
+              f"rises while the first falls, noise is learned.{refined}"
               if withheld
               else "Loss after each epoch; in a refinement, the misfit of the amplitudes relative to the counts.",
               "The training loss over the epochs" + (", and that of withheld frames." if withheld else ".")),
