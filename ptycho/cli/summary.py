@@ -20,6 +20,7 @@ _ROWS = (
     ("contrast_ratio", "phase contrast, to the reference"),
     ("phase_error", "rms phase difference (rad)"),
     ("shift_px", "shift found (rows, columns; px)"),
+    ("registration_residual_px", "left after registration (px)"),
     ("n_pixels", "pixels compared"),
     ("deviance", "deviance per detector pixel"),
     ("expected_deviance", "  expected from photon noise"),

@@ -53,6 +53,9 @@ _FIGURES = (
             "Root mean square difference of the two phases."),
     _Figure("shift_px", "Shift found (rows, columns; px)", "{:.2f}",
             "How far the object was moved to lie on the reference; a common shift is no error of the object."),
+    _Figure("registration_residual_px", "Left after registration (px)", "{:.3f}",
+            "Shift by which the two still seem to be apart. Above some hundredths of a pixel they do not lie on each "
+            "other, and the figures mean little."),
     _Figure("n_pixels", "Pixels compared", "{:,d}",
             "Those that at least two frames have lit, within the square asked for."),
     _Figure("deviance", "Deviance per detector pixel", "{:.3f}",
