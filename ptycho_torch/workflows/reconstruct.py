@@ -63,11 +63,6 @@ class Wanted:
     uncertainty: UncertaintySettings | None = None
     halves: HalvesSettings | None = None
 
-    def check(self, source: str, n_frames: int, group: int) -> None:
-        """InputError for a scan that has too few frames; ``group``: those that the network sees as one sample."""
-        if self.halves is not None:
-            check_enough_frames(source, n_frames, group)
-
 
 def train_scan(
     raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *, output_dir: Path,
@@ -116,9 +111,10 @@ def train_scans(
         named = ", ".join(f"{raw.source}: {raw.N} x {raw.N}" for raw in raws)
         raise InputError(f"found frames of different sides ({named}), expected one. Crop them, or leave some out.")
     wanted = Wanted(refine, uncertainty, halves)
-    for raw in raws:
+    for raw in raws if halves is not None else ():
         # before anything is trained
-        wanted.check(raw.source, min(raw.n_frames, config.n_subsample or raw.n_frames), config.model.gridsize**2)
+        n_frames = min(raw.n_frames, config.n_subsample or raw.n_frames)
+        check_enough_frames(raw.source, n_frames, config.model.gridsize**2)
     # Path() stands for no folder in a configuration; here one is named
     output_dir = Path(output_dir).resolve()
     # the frames are here already: the file they came from need not be looked at again
@@ -204,7 +200,8 @@ def infer_scan(
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
     wanted = Wanted(refine, uncertainty, halves)
-    wanted.check(raw.source, raw.n_frames, module.data_config.C)
+    if halves is not None:
+        check_enough_frames(raw.source, raw.n_frames, module.data_config.C)
     arguments, n = (model_path, raw, execution), processes_of(execution)
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share)
