@@ -14,7 +14,7 @@ from ptycho.errors import InputError
 from ptycho.probe import mode_axis_first
 from ptycho.validation import chunks, fault
 
-__all__ = ["MeasuredFrames"]
+__all__ = ["ChosenFrames", "MeasuredFrames"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,43 @@ class _Mapped(NamedTuple):
     def frames(self) -> npt.NDArray[Any]:
         whole = np.memmap(self.file, np.uint8, "r")
         return np.ndarray(self.shape, self.dtype, whole, self.offset, self.strides)
+
+
+class ChosenFrames:
+    """Some frames of a stack (M, N, N), which stays where it is: they are picked when they are asked for.
+
+    Slices and index arrays of the first axis are allowed.
+
+    Attributes:
+        shape, dtype, ndim, nbytes: as of an array.
+    """
+
+    ndim = 3
+
+    def __init__(self, frames: Any, chosen: npt.NDArray[np.int64]) -> None:
+        self._frames, self._chosen = frames, chosen
+        self.shape = (len(chosen), *frames.shape[1:])
+        self.dtype: np.dtype[Any] = frames.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of the chosen frames."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def cropped(self, rows: slice, columns: slice) -> ChosenFrames:
+        """The same frames, of which this part is used."""
+        known = self._frames
+        cut = known.cropped(rows, columns) if hasattr(known, "cropped") else known[:, rows, columns]
+        return ChosenFrames(cut, self._chosen)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        return np.asarray(self._frames[self._chosen[index]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self[:], dtype=dtype)
 
 
 class MeasuredFrames:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.geometry import Canvas
+from ptycho.halves import Halves
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Outcome:
         phase_interval_90_rad: (H, W) float32, half-width of the interval about the phase of the result that holds the
             true one with 90 % probability; NaN where fewer than two beams light a pixel. None where it was not asked
             for.
+        halves: what two halves of the scan, reconstructed apart, say of each stage; None where they were not asked for.
     """
 
     stages: dict[str, Stage]
@@ -68,6 +70,7 @@ class Outcome:
     corrections: dict[str, Any] = field(default_factory=dict)
     given_xy: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     phase_interval_90_rad: NDArray[np.float32] | None = None
+    halves: Halves | None = None
 
     @property
     def result(self) -> Stage:

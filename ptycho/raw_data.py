@@ -22,7 +22,7 @@ from ptycho.grouped_data import (
     grouped_dataset,
     normalize_data,
 )
-from ptycho.measured import MeasuredFrames
+from ptycho.measured import ChosenFrames, MeasuredFrames
 from ptycho.probe import normalise_probe, probe_power
 from ptycho.validation import (
     check_bad_pixels,
@@ -159,23 +159,27 @@ class RawData(MeasuredFrames):
 
     # ------------------------------------------------------------------ parts of a scan
 
-    def subset(self, indices: Any) -> RawData:
+    def subset(self, indices: Any, *, copy: bool = True) -> RawData:
         """The frames given by an index array, a mask or a slice, in that order; views where NumPy gives
         views.
 
-        `sample_indices` of the result are the frame numbers in the scan that was read from file.
+        `sample_indices` of the result are the frame numbers in the scan that was read from file. copy: False leaves
+        the frames where they are, in memory or on disk, and picks them when they are asked for.
         """
         chosen = np.arange(self.n_frames)[indices].reshape(-1)
         if chosen.size == 0:
             raise self._fault("subset", "no frames chosen", "at least one frame", "Choose other frames.")
         pick = indices if isinstance(indices, slice) else chosen
+        frames = self.diff3d
+        if frames is not None:
+            frames = frames[pick] if copy else ChosenFrames(frames, chosen)
         part = self._derived(
             xcoords=self.xcoords[pick],
             ycoords=self.ycoords[pick],
             xcoords_start=self.xcoords_start[pick],
             ycoords_start=self.ycoords_start[pick],
             scan_index=self.scan_index[pick],
-            diff3d=None if self.diff3d is None else self.diff3d[pick],
+            diff3d=frames,
             Y=None if self.Y is None else self.Y[pick],
         )
         part.sample_indices = chosen if self.sample_indices is None else self.sample_indices[chosen]

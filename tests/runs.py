@@ -9,6 +9,8 @@ from ptycho.cli import shared
 from ptycho.cli.main import cli
 from ptycho.diffsim import make_object, make_probe, make_scan, object_shape_for, on_object, simulate_scan
 from ptycho.geometry import canvas_for, coverage_map, placements
+from ptycho.halves import Halves, HalvesFigures
+from ptycho.metrics import RingCorrelation
 from ptycho.outcome import Outcome, Stage
 
 SIDE = 32
@@ -63,22 +65,34 @@ def made_up_outcome(raw, noise=(0.3, 0.05), seed=0):
     )
 
 
+def made_up_halves(crossings=(0.2, 0.4)):
+    """What two halves of a scan may say of the stages of a made-up outcome: straight curves of 33 rings."""
+    frequency = np.linspace(0, 0.5, 33)
+    stages = {}
+    for name, crossing in zip(("projection", "network"), crossings, strict=True):
+        fall = np.clip(1 - 0.8 * frequency / crossing, 0, 1)
+        curve = RingCorrelation(frequency, fall, np.full(33, 0.2), np.full(33, 100.0), crossing)
+        stages[name] = HalvesFigures(curve, (0.1, -0.2), 1.25 + crossing, 0.9, 41)
+    return Halves(stages, (30, 30), "Nothing but the probe is shared.")
+
+
 def use_made_up_backend(monkeypatch):
     """Stands where torch begins; remembers what it was asked for."""
     calls = SimpleNamespace(train=None, infer=None)
 
-    def train_scans(raws, config, execution=None, *, output_dir, refine=None, uncertainty=None):
+    def train_scans(raws, config, execution=None, *, output_dir, refine=None, uncertainty=None, halves=None):
         calls.train = SimpleNamespace(
             raw=raws[0], raws=raws, config=config, execution=execution, output_dir=output_dir, refine=refine,
-            uncertainty=uncertainty,
-        )
+            uncertainty=uncertainty, halves=halves,
+        )  # fmt: skip
         (output_dir / "wts.h5.zip").write_bytes(b"model")
         return [made_up_outcome(raw) for raw in raws]
 
-    def infer_scan(model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None):
+    def infer_scan(model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None, halves=None):
         calls.infer = SimpleNamespace(
-            model_path=model_path, raw=raw, config=config, execution=execution, refine=refine, uncertainty=uncertainty
-        )
+            model_path=model_path, raw=raw, config=config, execution=execution, refine=refine, uncertainty=uncertainty,
+            halves=halves,
+        )  # fmt: skip
         return made_up_outcome(raw)
 
     monkeypatch.setattr(

@@ -66,6 +66,15 @@ def test_shift_ramp_and_constant_are_found_and_removed(leaves, shift, slopes):
     assert found.n_pixels == 90 * 90 and not found.flat
 
 
+def test_what_is_left_after_registration_tells_whether_it_converged(leaves):
+    """Nothing where the shift was found; much where it lies beyond what was looked for, or there is none."""
+    other = moved(leaves, (9.2, 7.7))
+    assert compare_objects(other, leaves, half=45).registration_residual_px < 1e-3
+    assert compare_objects(other, leaves, half=45, max_shift=1).registration_residual_px > 0.1
+    unlike = make_object("dead_leaves", leaves.shape, 5, smooth=0.8)
+    assert compare_objects(unlike, leaves, half=45).registration_residual_px > 0.03
+
+
 def test_registration_withstands_noise(leaves):
     rng = np.random.default_rng(0)
     noise = 0.15 * (rng.standard_normal(leaves.shape) + 1j * rng.standard_normal(leaves.shape))
@@ -192,6 +201,7 @@ def test_comparison_is_plain_json(leaves):
             "psnr",
             "frc_crossing",
             "shift_px",
+            "registration_residual_px",
             "flat",
         }
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from runs import made_up_outcome, small_scan
+from runs import made_up_halves, made_up_outcome, small_scan
 
 from ptycho.errors import InputError, OutputError
+from ptycho.halves import Halves, HalvesFigures
 from ptycho.io.outputs import RESULT_FILES, check_output_dir, clear_results, write_outputs
 from ptycho.io.product import load_product
 from ptycho.io.reconstruction_files import load_any, load_reconstruction_npz
@@ -35,6 +36,7 @@ def written(scan, tmp_path_factory):
     outcome.detector_residual = np.random.default_rng(5).normal(0, 0.1, (scan.N, scan.N)).astype(np.float32)
     outcome.phase_interval_90_rad = np.full(outcome.canvas.shape, 0.25, np.float32)
     outcome.phase_interval_90_rad[:4] = np.nan
+    outcome.halves = made_up_halves()
     return folder, outcome, write_outputs(folder, outcome, scan)
 
 
@@ -123,8 +125,8 @@ def test_there_is_no_picture_of_what_is_not_known(tmp_path, scan, outcome):
     bare.object_truth = None
     write_outputs(tmp_path, outcome, bare)
     names = {p.name for p in tmp_path.iterdir()}
-    absent = {"stages.png", "comparison.png", "positions.png", "residual.png", "losses.png", "interval.png"}
-    assert names == set(RESULT_FILES) - absent
+    absent = {"stages", "comparison", "positions", "residual", "losses", "interval", "halves"}
+    assert names == set(RESULT_FILES) - {f"{name}.png" for name in absent}
     assert "<img" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -281,3 +283,36 @@ def test_a_run_without_intervals_has_none_in_its_files(scan, outcome, tmp_path, 
     assert load_product(tmp_path / "reconstruction.h5").phase_interval_90_rad is None
     assert "phase_interval_90_rad" not in metrics["network"]
     assert "trusted" not in (tmp_path / "report.html").read_text()
+
+
+# ---------------------------------------------------------------------- two halves of the scan
+
+
+def test_what_halves_say_is_written(written):
+    folder, outcome, metrics = written
+    for name, figures in outcome.halves.stages.items():
+        found = metrics[name]
+        assert found["halves_frc_resolution_px"] == pytest.approx(0.5 / figures.frc.crossing)
+        assert found["halves_frc_resolution_m"] == pytest.approx(2e-8 * found["halves_frc_resolution_px"])
+        assert found["heldout_deviance"] == figures.deviance and found["heldout_frames_scored"] == 41
+        curve = metrics["halves"]["frc"][name]
+        np.testing.assert_allclose(curve["correlation"], figures.frc.correlation)
+        np.testing.assert_allclose(curve["frequency_cycles_per_px"], figures.frc.frequency)
+    assert metrics["halves"]["frames"] == [30, 30]
+    page = (folder / "report.html").read_text()
+    for words in ("Two halves of the scan", "Nothing but the probe is shared.", "van Heel", "held-out frames"):
+        assert words in page
+
+
+def test_a_run_without_halves_says_nothing_of_them(scan, outcome, tmp_path):
+    metrics = write_outputs(tmp_path, outcome, scan)
+    assert not [key for key in (*metrics, *metrics["network"]) if "halves" in key or "heldout" in key]
+    assert not (tmp_path / "halves.png").exists()
+    assert "halves" not in (tmp_path / "report.html").read_text()
+
+
+def test_halves_that_could_not_be_compared(scan, outcome, tmp_path, no_pictures):
+    outcome.halves = Halves({"network": HalvesFigures(None, None, None, None, 0)}, (30, 30), "Nothing.")
+    metrics = write_outputs(tmp_path, outcome, scan)
+    assert metrics["network"]["halves_frc_resolution_px"] is None and metrics["halves"]["frc"] == {}
+    assert "halves_frc_resolution_px" not in metrics["projection"]

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from runs import made_up_outcome, small_scan
+from runs import made_up_halves, made_up_outcome, small_scan
 
 from ptycho import plotting
 from ptycho.placed import compare_placed, place_outcome, place_truth
@@ -210,6 +210,19 @@ def test_comparisons_of_any_number_of_stages(scan, outcome, number):
     assert {"truth", *(f"stage {i}" for i in range(number))} <= set(found)
     lines = [line.get_label() for axes in figure.axes for line in axes.lines]
     assert lines == [*(f"stage {i}" for i in range(number)), "half-bit threshold"]
+
+
+def test_curves_of_halves_say_where_they_end():
+    curves = {name: figures.frc for name, figures in made_up_halves().stages.items()}
+    figure = plotting.halves_figure(curves, 2e-8)
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    # half periods of 1 / (2 * 0.2) and 1 / (2 * 0.4) px of 20 nm
+    assert labels == ["projection: 2.50 px (50 nm)", "network: 1.25 px (25 nm)", "half-bit threshold"]
+    dots = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, [(0.2, 0.2), (0.4, 0.2)], atol=1e-9)
+    assert "cycles / px" in axes.get_xlabel()
+    assert plotting.halves_figure(curves).axes[0].get_legend().get_texts()[0].get_text() == "projection: 2.50 px"
 
 
 def test_losses_are_drawn_epoch_by_epoch():

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from runs import made_up_outcome, small_scan
+from runs import made_up_halves, made_up_outcome, small_scan
 
 from ptycho.io.outputs import RESULT_FILES, write_outputs
 from ptycho.report import Content, render_report
@@ -167,6 +167,25 @@ def test_the_lead_names_both_figures_and_the_noise():
     assert "1.10 times" in text
 
 
+def test_the_lead_and_the_table_name_what_the_halves_say():
+    made = content()
+    metrics = dict(made.metrics)
+    for name, resolution in (("projection", 2.5), ("network", None)):
+        metrics[name] = {
+            **metrics[name], "halves_frc_resolution_px": resolution, "heldout_deviance": 1.5,
+            "heldout_frames_scored": 1234,
+        }  # fmt: skip
+    made = replace(made, metrics=metrics)
+    rows = {row.label: row for row in figure_rows(made)}
+    assert rows["FRC resolution of two halves (px)"].values == ("2.50", "\N{EN DASH}")
+    assert rows["FRC resolution of two halves (length)"].values == ("50 nm", "\N{EN DASH}")
+    assert rows["Deviance of held-out frames"].values == ("1.500", "1.500")
+    assert rows["Held-out frames scored"].values == ("1,234", "1,234")
+    assert not any("halves" in sentence for sentence in lead_sentences(made)), "of the result alone"
+    turned = lead_sentences(replace(made, stages=("network", "projection")))
+    assert turned[-1].endswith("agree down to a half period of 2.50 px (50 nm).")
+
+
 def test_the_lead_without_a_reference():
     made = content()
     text = " ".join(lead_sentences(replace(made, metrics={**made.metrics, "compared_with": None})))
@@ -205,6 +224,7 @@ def test_a_run_writes_its_report(tmp_path):
     outcome.frame_deviance = np.ones(scan.n_frames, np.float32)
     outcome.detector_residual = np.zeros((scan.N, scan.N), np.float32)
     outcome.phase_interval_90_rad = np.full(outcome.canvas.shape, 0.1, np.float32)
+    outcome.halves = made_up_halves()
     metrics = write_outputs(tmp_path, outcome, scan)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptycho.cli import shared
+from ptycho.cli.afterwards import afterwards_options, asked_afterwards
 from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import HeadedCommand
@@ -30,8 +31,7 @@ __all__ = ["infer", "start_inference"]
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
-@shared.refine_options
-@shared.uncertainty_options
+@afterwards_options
 @knob_options(*with_device(INFERENCE_KNOBS))
 @verbosity_options
 @click.pass_context
@@ -78,7 +78,7 @@ def start_inference(
     shared.check_backend(config.backend)
     # The archive's configuration is not in these: it was checked when the model was trained.
     notes = shared.check_settings(config, execution)
-    shared.uncertainty_settings(settings.values)
+    asked_afterwards(settings.values, raws)
     if dry_run:
         paths = {names[0]: archive} | shared.named_scans(names[1], scans) | {"output_dir": out}
         _describe(config, execution, raws[0], settings, notes, paths, config_file)
@@ -95,10 +95,8 @@ def _infer_and_report(
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
 
-    refine = shared.refinement_settings(settings.values)
-    uncertainty = shared.uncertainty_settings(settings.values)
-    backend = shared.load_backend()
-    outcome = backend.infer_scan(archive, raw, config, execution=execution, refine=refine, uncertainty=uncertainty)
+    wanted_too = asked_afterwards(settings.values, [raw])
+    outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, **wanted_too)
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
     clear_results(folder, RESULT_FILES)
     print_summary(write_outputs(folder, outcome, raw, wanted, half=settings.get("half")), folder, outcome.stages)

@@ -13,7 +13,7 @@ import click
 
 from ptycho.errors import PtychoError
 
-__all__ = ["UserMistake", "reported", "run_to_exit"]
+__all__ = ["UserMistake", "backend_errors", "reported", "run_to_exit"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,25 @@ def reported() -> Iterator[None]:
             raise
         logger.debug("Where it was raised:", exc_info=True)
         raise UserMistake(f"{error.filename or 'File system'}: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def backend_errors() -> Iterator[None]:
+    """A missing torch is for the user to put right: one message, no traceback."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in ("torch", "lightning"):
+            raise
+        raise PtychoError(
+            f"The package {error.name} is not installed, and networks need it. Install it with: "
+            "pip install 'torch>=2.2' lightning"
+        ) from error
+    except RuntimeError as error:
+        # Both packages answer a missing torch with a RuntimeError that says how to install it.
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        raise PtychoError(str(error)) from error
 
 
 def run_to_exit(command: click.Command, args: Sequence[str], prog_name: str) -> None:

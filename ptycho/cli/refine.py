@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptycho.cli import shared
+from ptycho.cli.afterwards import halves_option, halves_settings
 from ptycho.cli.knobs import ACCELERATOR, SEED, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import COUNT, FROM_ZERO, POSITIVE, WHOLE, HeadedCommand, HeadedOption
@@ -69,6 +70,7 @@ _SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
+@halves_option
 @verbosity_options
 @click.pass_context
 def refine(
@@ -87,6 +89,7 @@ def refine(
     \b
     Examples:
       ptychopinn refine scan.npz --crop 64 --epochs 100 --output-dir refined
+      ptychopinn refine scan.npz --halves --output-dir refined
       ptychopinn refine scan.npz --from results --modes 3 --output-dir polished
       ptychopinn refine scan.npz --from product.h5 --no-probe --epochs 20 --output-dir polished
       ptychopinn refine scan.npz --defocus --positions --output-dir corrected
@@ -101,6 +104,7 @@ def refine(
     start = _load_start(settings.get("start"))
     raw = shared.load_scan(scan, settings.values, needs_probe=start is None or start.probe is None)
     wanted = shared.load_reference(settings.get("reference"))
+    halves_settings(settings.values, [raw])
     if dry_run:
         paths = {"scan": scan, "output_dir": out} | ({} if start is None else {"start": start.path})
         _describe(paths, raw, settings, config_file)
@@ -160,8 +164,9 @@ def _refine_and_report(
         from ptycho_torch.workflows import refinement
     asked = {field: settings.values[name] for name, field in _FIELDS.items() if name in settings.values}
     outcome = refinement.refine_scan(
-        raw, start, refinement.RefinementSettings(**asked), device=refinement.torch_device(execution.accelerator)
-    )
+        raw, start, refinement.RefinementSettings(**asked), device=refinement.torch_device(execution.accelerator),
+        halves=halves_settings(settings.values),
+    )  # fmt: skip
     # Only now: a start or a scan that does not fit must not cost the results of an earlier run.
     clear_results(out, RESULT_FILES)
     print_summary(write_outputs(out, outcome, raw, wanted, half=settings.get("half")), out, outcome.stages)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ptycho.cli.afterwards import asked_afterwards
 from ptycho.cli.beamline import beamline_options
 from ptycho.cli.knobs import SCAN_KNOBS, knob_options
-from ptycho.cli.options import COUNT, HeadedOption
+from ptycho.cli.mistakes import backend_errors
+from ptycho.cli.options import HeadedOption
 from ptycho.cli.progress import show_progress
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import ModelConfig, TrainingConfig
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE",
+    "backend_errors",
     "build_config",
     "check_backend",
     "check_settings",
@@ -41,12 +44,9 @@ __all__ = [
     "result_folders",
     "scan_options",
     "set_threads",
-    "refine_options",
     "stated_output_dir",
     "train_and_report",
     "training_configs",
-    "uncertainty_options",
-    "uncertainty_settings",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,63 +135,6 @@ def comparison_options(function: F) -> F:
     )(function)  # fmt: skip
 
 
-REFINE_EPOCHS = 50
-
-
-def refine_options(function: F) -> F:
-    """--refine and --refine-epochs."""
-    function = click.option(
-        "--refine-epochs", type=COUNT, default=REFINE_EPOCHS, show_default=True, metavar="N",
-        help="Passes over the frames that a refinement takes.",
-    )(function)  # fmt: skip
-    return click.option(
-        "--refine/--no-refine", default=False, show_default=True,
-        help="Refine object and probe afterwards by least squares, from the network's on.",
-    )(function)  # fmt: skip
-
-
-def refinement_settings(values: dict[str, Any]) -> Any:
-    """What the stated settings ask to be refined after the network, or None; imports torch."""
-    if not values.get("refine"):
-        return None
-    with backend_errors():
-        from ptycho_torch.workflows.refinement import RefinementSettings
-
-        return RefinementSettings(epochs=values.get("refine_epochs", REFINE_EPOCHS))
-
-
-def uncertainty_options(function: F) -> F:
-    """--uncertainty and --ensemble."""
-    function = click.option(
-        "--ensemble", type=COUNT, metavar="K",
-        help="Simulated repeats of the scan that the intervals are made from; implies --uncertainty. [default: 1]",
-    )(function)  # fmt: skip
-    return click.option(
-        "--uncertainty/--no-uncertainty", default=False, show_default=True,
-        help="Say how far each pixel of the phase can be trusted, with 90 % intervals: the scan is repeated in "
-        "simulation and reconstructed once more.",
-    )(function)  # fmt: skip
-
-
-def uncertainty_settings(values: dict[str, Any]) -> Any:
-    """How the stated settings ask intervals to be found, or None; imports torch.
-
-    InputError for an ensemble without intervals.
-    """
-    wanted, repeats = values.get("uncertainty"), values.get("ensemble")
-    if wanted is False and repeats is not None:
-        raise InputError(
-            f"ensemble={repeats} and no uncertainty: found both, expected one. The ensemble is what intervals are made "
-            "from; leave one of them out."
-        )
-    if not wanted and repeats is None:
-        return None
-    with backend_errors():
-        from ptycho_torch.uncertainty import UncertaintySettings
-
-        return UncertaintySettings(repeats=repeats or 1, seed=values.get("seed") or 0)
-
-
 # ---------------------------------------------------------------------- inputs
 
 
@@ -224,25 +167,6 @@ def load_reference(path: Path | None) -> PlacedObject | None:
 
 
 # ---------------------------------------------------------------------- the backend
-
-
-@contextlib.contextmanager
-def backend_errors() -> Iterator[None]:
-    """A missing torch is for the user to put right: one message, no traceback."""
-    try:
-        yield
-    except ImportError as error:
-        if (error.name or "").split(".")[0] not in ("torch", "lightning"):
-            raise
-        raise PtychoError(
-            f"The package {error.name} is not installed, and networks need it. Install it with: "
-            "pip install 'torch>=2.2' lightning"
-        ) from error
-    except RuntimeError as error:
-        # Both packages answer a missing torch with a RuntimeError that says how to install it.
-        if not isinstance(error.__cause__, ImportError):
-            raise
-        raise PtychoError(str(error)) from error
 
 
 def load_backend() -> Any:
@@ -374,12 +298,10 @@ def train_and_report(
     backend = load_backend()
     # Before an earlier run's results are removed: a refused setting must not cost them.
     check_settings(config.model, config, execution)
-    uncertainty = uncertainty_settings(values)
+    wanted = asked_afterwards(values, raws)
     clear_results(out, (*MODEL_FILES, *RESULT_FILES))
     with no_empty_folder(out):
-        outcomes = backend.train_scans(
-            raws, config, execution, output_dir=out, refine=refinement_settings(values), uncertainty=uncertainty
-        )
+        outcomes = backend.train_scans(raws, config, execution, output_dir=out, **wanted)
     for outcome, raw, folder in zip(outcomes, raws, folders, strict=True):
         clear_results(folder, () if folder == out else RESULT_FILES)
         print_summary(write_outputs(folder, outcome, raw, reference, half=half), folder, outcome.stages)

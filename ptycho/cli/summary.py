@@ -20,10 +20,14 @@ _ROWS = (
     ("contrast_ratio", "phase contrast, to the reference"),
     ("phase_error", "rms phase difference (rad)"),
     ("shift_px", "shift found (rows, columns; px)"),
+    ("registration_residual_px", "left after registration (px)"),
     ("n_pixels", "pixels compared"),
     ("deviance", "deviance per detector pixel"),
     ("expected_deviance", "  expected from photon noise"),
     ("phase_interval_90_rad", "90 % interval of the phase (+- rad, median)"),
+    ("halves_frc_resolution_px", "FRC resolution of two halves (px)"),
+    ("heldout_deviance", "deviance of held-out frames"),
+    ("heldout_expected_deviance", "  expected from photon noise"),
     ("time_s", "time (s)"),
 )
 
@@ -49,6 +53,17 @@ def figure_lines(columns: dict[str, dict[str, Any]]) -> list[str]:
     return [line("", names), *(line(text, cells) for text, cells in rows)]
 
 
+def _halves_line(frames: list[int], figures: dict[str, Any]) -> str:
+    """What the two halves of the scan say of the result."""
+    from ptycho.report.content import length_text
+
+    pixels, length = figures.get("halves_frc_resolution_px"), figures.get("halves_frc_resolution_m")
+    agree = "do not agree" if pixels is None else f"agree down to a half period of {pixels:.2f} px"
+    agree += "" if length is None else f" ({length_text(length)})"
+    scored = figures.get("heldout_frames_scored") or 0
+    return f"Halves of {frames[0]} and {frames[1]} frames {agree}; {scored} frames were scored on the other half."
+
+
 def print_summary(metrics: dict[str, Any], out: Path, stages: Iterable[str]) -> None:
     """Where the results are, and the figures of each stage."""
     columns = {name: metrics[name] for name in stages}
@@ -61,6 +76,9 @@ def print_summary(metrics: dict[str, Any], out: Path, stages: Iterable[str]) -> 
         click.echo(f"Compared with: {compared}")
     else:
         click.echo("Compared with nothing: no reference was given, and the scan carries no true object.")
+    halves = metrics.get("halves")
+    if halves:
+        click.echo(_halves_line(halves["frames"], list(columns.values())[-1]))
     for note in metrics.get("notes") or []:
         click.echo(f"Note: {note}")
     times = metrics.get("times_s") or {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptycho.cli import shared
+from ptycho.cli.afterwards import afterwards_options, asked_afterwards
 from ptycho.cli.knobs import TRAINING_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import HeadedCommand
@@ -28,8 +29,7 @@ __all__ = ["start_training", "train"]
 @shared.config_options
 @shared.scan_options
 @shared.comparison_options
-@shared.refine_options
-@shared.uncertainty_options
+@afterwards_options
 @knob_options(*with_device(TRAINING_KNOBS))
 @verbosity_options
 @click.pass_context
@@ -70,6 +70,7 @@ def start_training(
     out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs)
     folders = shared.result_folders(scans, out, overwrite=overwrite)
     raws = [shared.load_scan(scan, settings.values) for scan in scans]
+    asked_afterwards(settings.values, raws)
     wanted = shared.load_reference(settings.get("reference"))
     if dry_run:
         _describe(raws[0], shared.named_scans(scan_name, scans) | {"output_dir": out}, settings, config_file)
@@ -97,7 +98,6 @@ def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_f
     scan, *_, out = paths.values()
     config, execution = shared.training_configs(raw, scan, out, settings.values)
     notes = shared.check_settings(config.model, config, execution)
-    shared.uncertainty_settings(settings.values)
     sections = {
         "command": rows_of_command(settings, paths),
         "model": rows_of_config(config.model, settings, raw),

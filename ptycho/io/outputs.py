@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ptycho.metrics.comparison import ComparedImages
+    from ptycho.metrics.frc import RingCorrelation
     from ptycho.outcome import Outcome, Stage
     from ptycho.raw_data import RawData
 
@@ -51,6 +52,7 @@ _PICTURES = (
     "coverage.png",
     "probe.png",
     "interval.png",
+    "halves.png",
     "stages.png",
     "comparison.png",
     "positions.png",
@@ -90,6 +92,7 @@ def write_outputs(
             **figures,
             "compared_with": None if reference is None else reference.label,
             "half": half,
+            **({} if outcome.halves is None else {"halves": outcome.halves.to_dict()}),
             "times_s": outcome.timings_s,
             "losses": outcome.losses,
             "corrections": outcome.corrections,
@@ -126,6 +129,8 @@ def _compared(
                     logger.warning("%s", note)
                     notes.append(note)
             figures[name].update(_own_figures(stage))
+            if outcome.halves is not None and name in outcome.halves.stages:
+                figures[name].update(outcome.halves.stages[name].to_dict(pixel_size_m))
             step()
     if outcome.phase_interval_90_rad is not None:
         figures[name]["phase_interval_90_rad"] = float(np.nanmedian(outcome.phase_interval_90_rad))
@@ -166,6 +171,7 @@ def _pictures_of(outcome: Outcome, compared: bool) -> list[str]:
     """The names of the pictures that a run has."""
     made = {
         "interval.png": outcome.phase_interval_90_rad is not None,
+        "halves.png": bool(_ring_curves(outcome)),
         "stages.png": len(outcome.stages) > 1,
         "comparison.png": compared,
         "positions.png": outcome.frame_deviance is not None,
@@ -192,6 +198,7 @@ def _write_pictures(out: Path, outcome: Outcome, rec: Reconstruction) -> None:
         "coverage.png": lambda: plotting.coverage_figure(frames, pixel),
         "probe.png": lambda: plotting.probe_figure(rec.probe, pixel),
         "interval.png": lambda: plotting.interval_figure(np.asarray(outcome.phase_interval_90_rad), pixel),
+        "halves.png": lambda: plotting.halves_figure(_ring_curves(outcome), pixel),
         "stages.png": lambda: plotting.stages_figure(images, seen, pixel),
         "positions.png": lambda: plotting.positions_figure(rec.xcoords, rec.ycoords, np.asarray(deviance), pixel),
         "residual.png": lambda: plotting.residual_figure(np.asarray(residual)),
@@ -202,6 +209,14 @@ def _write_pictures(out: Path, outcome: Outcome, rec: Reconstruction) -> None:
         for name in names:
             _save(out / name, draw[name]())
             step()
+
+
+def _ring_curves(outcome: Outcome) -> dict[str, RingCorrelation]:
+    """Ring correlations of the halves of the scan by the title of the stage, as far as there are any."""
+    from ptycho.report.content import stage_title
+
+    stages = {} if outcome.halves is None else outcome.halves.stages
+    return {stage_title(name): figures.frc for name, figures in stages.items() if figures.frc is not None}
 
 
 def _write_comparison(

@@ -39,6 +39,8 @@ class Comparison:
     frc_resolution_px: half period there in px (None when the crossing is 0).
     amplitude_correlation: Pearson correlation of the moduli; 0 when either is flat.
     shift_px: (row, col) of the object against the reference, beyond the given centres.
+    registration_residual_px: length of the shift that is left between the two after that; near 0 where the
+        registration has converged, and where it has not, the figures mean little.
     contrast_ratio: standard deviation of the object's phase over the reference's.
     phase_error: root mean square phase difference, rad.
     data_range: maximum minus minimum of the reference phase over the region, rad.
@@ -53,6 +55,7 @@ class Comparison:
     frc_resolution_px: float | None
     amplitude_correlation: float
     shift_px: tuple[float, float]
+    registration_residual_px: float
     contrast_ratio: float
     phase_error: float
     data_range: float
@@ -218,6 +221,7 @@ def _figures(pair: Registered) -> tuple[Comparison, ComparedImages]:
         frc_resolution_px=0.5 / crossing if crossing > 0 else None,
         amplitude_correlation=_amplitude_correlation(moduli[0][region], moduli[1][region]),
         shift_px=pair.shift_px,
+        registration_residual_px=pair.residual_px,
         phase_error=float(np.sqrt(np.mean((values - target) ** 2))),
         data_range=data_range,
         n_pixels=int(np.count_nonzero(region)),

@@ -39,6 +39,8 @@ class Registered:
     corner: (row, col) of [0, 0] in the reference array.
     shift_px: (row, col); what lies at r in the reference lies at r + offset + shift_px in the first image.
     slopes: (row, col) rad/px of the ramp removed from the image beyond that removed from the reference.
+    residual_px: length of the shift by which the registered images still seem to be apart, by least squares on their
+        phase difference; near 0 where the registration has converged.
     """
 
     image: ComplexMap
@@ -47,6 +49,7 @@ class Registered:
     corner: tuple[int, int]
     shift_px: tuple[float, float]
     slopes: tuple[float, float]
+    residual_px: float
 
 
 def register(
@@ -218,7 +221,7 @@ def _refine(
     """Gauss-Newton on shift and ramp; the state with the best agreement of phases wins."""
     slopes = np.array(own)
     gradient = _central_gradient(target)
-    best: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None
+    best: tuple[float, NDArray[np.float64], NDArray[np.float64], float] | None = None
     for step in range(12):
         image, known = source.shifted(shift, slopes)
         weight = soft_weight(region & known)
@@ -228,14 +231,14 @@ def _refine(
             slopes = slopes + relative
             ratio = ratio * ramp(ratio.shape, (-relative[0], -relative[1]))
         score = float(np.abs(np.sum(weight * ratio)) / max(weight.sum(), 1e-30))
-        if best is None or score > best[0]:
-            best = (score, shift, slopes)
         change, tilt = _step(ratio, gradient, weight)
+        if best is None or score > best[0]:
+            best = (score, shift, slopes, float(np.hypot(*change)))
         shift, slopes = shift + np.clip(change, -0.5, 0.5), slopes + tilt
         if np.abs(change).max() < 2e-4 and np.abs(tilt * target.shape).max() < 2e-4:
             break
     assert best is not None
-    _, shift, slopes = best
+    _, shift, slopes, residual = best
     image, known = source.shifted(shift, slopes)
     region = region & known
     _check_region(region, "what both objects share of the region to compare")
@@ -250,6 +253,7 @@ def _refine(
         corner,
         (float(found[0]), float(found[1])),
         (float(slopes[0] - own[0]), float(slopes[1] - own[1])),
+        residual,
     )
 
 

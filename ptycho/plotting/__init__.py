@@ -5,7 +5,7 @@ made on any host. matplotlib is imported by the functions. Arrays are (row, colu
 perceptually uniform and told apart by people who see few colours; phases that wrap get a cyclic one.
 """
 
-from ptycho.plotting.comparisons import comparison_figure
+from ptycho.plotting.comparisons import comparison_figure, halves_figure
 from ptycho.plotting.objects import (
     amplitude_figure,
     coverage_figure,
@@ -23,6 +23,7 @@ __all__ = [
     "comparison_figure",
     "coverage_figure",
     "flat_phase",
+    "halves_figure",
     "hue_circle",
     "interval_figure",
     "losses_figure",

@@ -64,14 +64,14 @@ def residual_figure(residual: Real) -> Figure:
 
 
 def losses_figure(losses: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Losses of the epochs by name ("train", "val"), and the misfit of a "refinement" in a panel of its own."""
+    """Losses of the epochs by name ("train", "val"), and the misfit of a "refinement" in a panel below."""
     training = {name: values for name, values in losses.items() if name != REFINEMENT}
     panels = [(part, label) for part, label in (
         (training, "loss"), ({REFINEMENT: losses.get(REFINEMENT, [])}, "relative misfit of the amplitudes"),
     ) if any(part.values())]  # fmt: skip
-    figure = style.new_figure(6.3 * max(1, len(panels)), 4.2)
+    figure = style.new_figure(6.3, 4.2 if len(panels) < 2 else 3.0 * len(panels))
     for number, (part, label) in enumerate(panels):
-        _draw_curves(figure.add_subplot(1, len(panels), number + 1), part, label)
+        _draw_curves(figure.add_subplot(len(panels), 1, number + 1), part, label)
     return figure
 
 

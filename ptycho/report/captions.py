@@ -57,6 +57,13 @@ def _object(content: Content) -> tuple[Shown, ...]:
               "reconstructing that. Differences between pixels that are much larger than both their values are real. "
               f"{_held(content)} Errors of the positions, or of anything else that is not modelled, come on top.",
               "Map of the half-width of the 90 % interval of the phase."),
+        Shown("halves.png", "Two halves of the scan",
+              "Fourier ring correlation of two objects that were reconstructed apart, each from half of the frames; of "
+              "two neighbours each half has one. Where a curve falls below the half-bit threshold (van Heel and "
+              "Schatz, 2005) the average of both objects, which stands for the result, has half a bit of information "
+              f"per Fourier sample. {_shared(content)} What both halves get wrong in the same way does not show here.",
+              "Curves of the Fourier ring correlation of the objects of two halves of the scan, with the half-bit "
+              "threshold."),
         Shown("stages.png", "What the network adds" if "network" in content.stages else "From stage to stage",
               "Amplitude and phase after each stage, on common scales.",
               "Amplitude and phase of the object after each stage of the reconstruction, side by side.", True),
@@ -66,6 +73,10 @@ def _object(content: Content) -> tuple[Shown, ...]:
               f"Phase of {_reference(content)} beside those of the stages, and curves of their Fourier ring "
               "correlation.", True),
     )  # fmt: skip
+
+
+def _shared(content: Content) -> str:
+    return str((content.metrics.get("halves") or {}).get("shared", ""))
 
 
 def _reference(content: Content) -> str:
@@ -97,7 +108,10 @@ def _scan(content: Content) -> tuple[Shown, ...]:
 
 def _fit(content: Content) -> tuple[Shown, ...]:
     noise = 1 / math.sqrt(max(1, content.n_frames))
-    withheld = "val" in (content.metrics.get("losses") or {})
+    losses = content.metrics.get("losses") or {}
+    withheld = "val" in losses
+    refined = " Below: the misfit of the amplitudes in the refinement, relative to the counts."
+    refined = refined if "refinement" in losses else ""
     masked = " Hatched: masked." if content.masked else ""
     return (
         Shown("residual.png", "Residual on the detector",
@@ -107,7 +121,7 @@ def _fit(content: Content) -> tuple[Shown, ...]:
               "Map of the mean normalised residual over the detector."),
         Shown("losses.png", "Losses",
               "Loss after each epoch, on the frames that were trained on and on those withheld. Where the second "
-              "rises while the first falls, noise is learned."
+              f"rises while the first falls, noise is learned.{refined}"
               if withheld
               else "Loss after each epoch; in a refinement, the misfit of the amplitudes relative to the counts.",
               "The training loss over the epochs" + (", and that of withheld frames." if withheld else ".")),

@@ -53,6 +53,9 @@ _FIGURES = (
             "Root mean square difference of the two phases."),
     _Figure("shift_px", "Shift found (rows, columns; px)", "{:.2f}",
             "How far the object was moved to lie on the reference; a common shift is no error of the object."),
+    _Figure("registration_residual_px", "Left after registration (px)", "{:.3f}",
+            "Shift by which the two still seem to be apart. Above some hundredths of a pixel they do not lie on each "
+            "other, and the figures mean little."),
     _Figure("n_pixels", "Pixels compared", "{:,d}",
             "Those that at least two frames have lit, within the square asked for."),
     _Figure("deviance", "Deviance per detector pixel", "{:.3f}",
@@ -62,6 +65,17 @@ _FIGURES = (
             "The deviance that photon noise alone has at these rates: 1 where they are high, less where they are low."),
     _Figure("phase_interval_90_rad", "90 % interval of the phase (\N{PLUS-MINUS SIGN} rad)", "{:.4f}",
             "Median over the pixels of the half-width of the interval that is to hold the true phase of a pixel."),
+    _Figure("halves_frc_resolution_px", "FRC resolution of two halves (px)", "{:.2f}",
+            "Half period down to which the objects of two halves of the scan, reconstructed apart, agree: where their "
+            "Fourier ring correlation falls below the half-bit threshold; 1 px is the limit of the grid.", True),
+    _Figure("halves_frc_resolution_m", "FRC resolution of two halves (length)", "", "The same as a length."),
+    _Figure("heldout_deviance", "Deviance of held-out frames", "{:.3f}",
+            "Mean Poisson deviance per detector pixel of the frames of each half under the object of the other half, "
+            "which has not seen them. Far above the deviance of the result, noise was fitted.", True),
+    _Figure("heldout_expected_deviance", "\N{EN SPACE}expected from photon noise", "{:.3f}",
+            "The deviance that photon noise alone has at the rates of the held-out frames."),
+    _Figure("heldout_frames_scored", "Held-out frames scored", "{:,d}",
+            "Frames of both halves with at least 95 % of their beam where the other half lights the object."),
     _Figure("time_s", "Time (s)", "{:.1f}", "Wall time of this part of the reconstruction."),
 )  # fmt: skip
 _FORMS = {figure.key: figure.form for figure in _FIGURES}
@@ -85,10 +99,12 @@ def figure_text(key: str, value: Any, missing: str = _DASH) -> str:
 
 
 def _with_lengths(stage: Mapping[str, Any], pixel_size_m: float | None) -> dict[str, Any]:
-    resolution = stage.get("frc_resolution_px")
-    if resolution is None or pixel_size_m is None:
-        return dict(stage)
-    return {**stage, "frc_resolution_m": length_text(resolution * pixel_size_m)}
+    found = dict(stage)
+    for name in ("frc_resolution", "halves_frc_resolution"):
+        resolution = stage.get(f"{name}_px")
+        if resolution is not None and pixel_size_m is not None:
+            found[f"{name}_m"] = length_text(resolution * pixel_size_m)
+    return found
 
 
 def _text(value: Any, form: str) -> str:
@@ -101,7 +117,7 @@ def _text(value: Any, form: str) -> str:
 
 
 def lead_sentences(content: Content) -> list[str]:
-    """The outcome in two sentences at most, with the result beside the stages before it."""
+    """The outcome in three sentences at most, with the result beside the stages before it."""
     found = []
     compared = content.metrics.get("compared_with")
     figures = {name: content.metrics[name].get("phase_correlation") for name in reversed(content.stages)}
@@ -117,6 +133,12 @@ def lead_sentences(content: Content) -> list[str]:
         found.append(
             f"The result leaves {deviance / expected:.2f} times the deviance that photon noise alone would leave "
             f"({deviance:.3f} against {expected:.3f} per detector pixel)."
+        )
+    resolution = content.result.get("halves_frc_resolution_px")
+    if resolution is not None:
+        length = "" if content.pixel_size_m is None else f" ({length_text(resolution * content.pixel_size_m)})"
+        found.append(
+            f"Two halves of the scan, reconstructed apart, agree down to a half period of {resolution:.2f} px{length}."
         )
     return found
 

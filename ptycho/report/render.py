@@ -20,6 +20,7 @@ _TIMES = {
     "reconstruction": "Reconstruction of the object",
     "refinement": "Refinement",
     "uncertainty": "Intervals of the phase",
+    "halves": "Two halves of the scan",
     "total": "In total",
 }
 

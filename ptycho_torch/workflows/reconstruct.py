@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ptycho import params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
 from ptycho.geometry import Canvas, coverage_map
+from ptycho.halves import check_enough_frames
 from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
@@ -28,6 +30,7 @@ from ptycho_torch.config_params import InferenceConfig as BackendInferenceConfig
 from ptycho_torch.config_params import plain
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import LitScan, PlacedScan
+from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.processes import Share
@@ -39,10 +42,32 @@ from ptycho_torch.workflows.training import TrainingRun, run_training
 
 logger = logging.getLogger(__name__)
 
+SHARED_IN_TRAINING = (
+    "The network was trained on the frames of both halves, so that its weights know both, and the probe was found with "
+    "all of them; the two objects share no frame."
+)
+SHARED_IN_INFERENCE = (
+    "Both halves were reconstructed by the same network and with the same probe; the two objects share no frame. A "
+    "network that was trained on this very scan knows both halves."
+)
+SHARED_IN_REFINEMENT = (
+    " Each half was then refined from its own network's object, object and probe with its own frames alone."
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to follow the network: how to refine, to find intervals, to halve the scan; None for not at all."""
+
+    refine: RefinementSettings | None = None
+    uncertainty: UncertaintySettings | None = None
+    halves: HalvesSettings | None = None
+
 
 def train_scan(
     raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *, output_dir: Path,
     refine: RefinementSettings | None = None, uncertainty: UncertaintySettings | None = None,
+    halves: HalvesSettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Calibrate the probe, train on the scan, and reconstruct it.
 
@@ -55,6 +80,7 @@ def train_scan(
         output_dir: made if it is not there.
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
         uncertainty: how to find the intervals of the phase; None for not at all.
+        halves: how to halve the scan, to hold one half against the other; None for not at all.
 
     Returns:
         The object without and with the network, and refined where asked for; coverage, probe and times.
@@ -62,12 +88,15 @@ def train_scan(
     Raises:
         InputError: a scan that cannot be trained on, or a setting that does not act.
     """
-    return train_scans([raw], config, execution, output_dir=output_dir, refine=refine, uncertainty=uncertainty)[0]
+    return train_scans(
+        [raw], config, execution, output_dir=output_dir, refine=refine, uncertainty=uncertainty, halves=halves
+    )[0]
 
 
 def train_scans(
     raws: Sequence[RawData], config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *,
     output_dir: Path, refine: RefinementSettings | None = None, uncertainty: UncertaintySettings | None = None,
+    halves: HalvesSettings | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Train one model on several scans, each with its own probe, and reconstruct them all; see :func:`train_scan`.
 
@@ -81,6 +110,11 @@ def train_scans(
     if len(sides) > 1:
         named = ", ".join(f"{raw.source}: {raw.N} x {raw.N}" for raw in raws)
         raise InputError(f"found frames of different sides ({named}), expected one. Crop them, or leave some out.")
+    wanted = Wanted(refine, uncertainty, halves)
+    for raw in raws if halves is not None else ():
+        # before anything is trained
+        n_frames = min(raw.n_frames, config.n_subsample or raw.n_frames)
+        check_enough_frames(raw.source, n_frames, config.model.gridsize**2)
     # Path() stands for no folder in a configuration; here one is named
     output_dir = Path(output_dir).resolve()
     # the frames are here already: the file they came from need not be looked at again
@@ -90,12 +124,12 @@ def train_scans(
     run = run_training(payload, list(raws))
     resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
     save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
-    return [_outcome(run, scan, payload.execution_config, resolved, started, refine, uncertainty) for scan in run.scans]
+    return [_outcome(run, scan, payload.execution_config, resolved, started, wanted) for scan in run.scans]
 
 
 def _outcome(
     run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float,
-    refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
+    wanted: Wanted,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan of a training run; ``started`` is when that began, by ``time.perf_counter``."""
     # the Trainer may leave the module on the CPU
@@ -103,33 +137,41 @@ def _outcome(
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s}
-    outcome = _finished(run.module, scan.placed.raw, outcome, execution, refine, uncertainty)
+    outcome = _finished(run.module, scan.placed.raw, outcome, execution, wanted, SHARED_IN_TRAINING)
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
 def _finished(
-    module: PtychoPINN_Lightning, raw: RawData, outcome: Outcome, execution: PyTorchExecutionConfig,
-    refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
+    module: PtychoPINN_Lightning, raw: RawData, outcome: Outcome, execution: PyTorchExecutionConfig, wanted: Wanted,
+    shared: str,
 ) -> Outcome:  # fmt: skip
-    """What is asked for after the network: the refined object, the intervals of the result."""
+    """What is asked for after the network: the refined object, the intervals of the result, the halves of the scan.
+
+    ``shared`` says what the objects of the halves have in common.
+    """
     device, probe = device_of(execution), outcome.probe
 
     def refined(scan: RawData, before: Outcome) -> Outcome:
-        return before if refine is None else refined_outcome(scan, before, refine, device=device)
+        return before if wanted.refine is None else refined_outcome(scan, before, wanted.refine, device=device)
 
-    def again(scan: RawData) -> Outcome:
-        placed = PlacedScan.of(scan, outcome.canvas)
-        return refined(scan, reconstruct(module, placed, probe, execution.inference_batch_size))
+    def stages_of(scan: RawData) -> tuple[Outcome, Outcome]:
+        before = reconstruct(module, PlacedScan.of(scan, outcome.canvas), probe, execution.inference_batch_size)
+        return before, refined(scan, before)
 
     found = refined(raw, outcome)
-    return found if uncertainty is None else with_intervals(raw, found, again, uncertainty, device=device)
+    if wanted.uncertainty is not None:
+        found = with_intervals(raw, found, lambda scan: stages_of(scan)[-1], wanted.uncertainty, device=device)
+    if wanted.halves is not None:
+        shared += SHARED_IN_REFINEMENT if wanted.refine is not None else ""
+        found = with_halves(raw, found, stages_of, wanted.halves, shared=shared, device=device)
+    return found
 
 
 def infer_scan(
     model_path: str | Path, raw: RawData, config: InferenceConfig | None = None,
     execution: PyTorchExecutionConfig | None = None, *, refine: RefinementSettings | None = None,
-    uncertainty: UncertaintySettings | None = None,
+    uncertainty: UncertaintySettings | None = None, halves: HalvesSettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained model; writes nothing.
 
@@ -140,6 +182,7 @@ def infer_scan(
         execution: device and ``inference_batch_size``.
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
         uncertainty: how to find the intervals of the phase; None for not at all.
+        halves: how to halve the scan, to hold one half against the other; None for not at all.
 
     Returns:
         The object without and with the network, and refined where asked for.
@@ -156,10 +199,13 @@ def infer_scan(
     module, trained_with = load_model(model_path)
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
+    wanted = Wanted(refine, uncertainty, halves)
+    if halves is not None:
+        check_enough_frames(raw.source, raw.n_frames, module.data_config.C)
     arguments, n = (model_path, raw, execution), processes_of(execution)
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share)
-    outcome = _finished(module, known, outcome, execution, refine, uncertainty)
+    outcome = _finished(module, known, outcome, execution, wanted, SHARED_IN_INFERENCE)
     outcome.notes[:0] = notes
     outcome.settings = {**trained_with, **outcome.settings}
     outcome.timings_s["total"] = time.perf_counter() - started

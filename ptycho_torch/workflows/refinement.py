@@ -18,6 +18,7 @@ from torch import Tensor
 from ptycho import progress
 from ptycho.errors import InputError
 from ptycho.geometry import coverage_map
+from ptycho.halves import check_enough_frames
 from ptycho.io.reconstruction_files import LoadedObject
 from ptycho.outcome import Outcome, Stage
 from ptycho.probe import mode_powers, orthogonalise_modes, probe_mask, probe_power
@@ -25,6 +26,7 @@ from ptycho.raw_data import RawData
 from ptycho.simulation.probes import incoherent_modes
 from ptycho_torch.calibration import masked_probe
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.physics.detector import detector_order
 from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
 from ptycho_torch.solvers.projection import vacuum
@@ -106,6 +108,7 @@ def torch_device(accelerator: str) -> torch.device:
 def refine_scan(
     raw: RawData, start: LoadedObject | Outcome | None = None, settings: RefinementSettings | None = None, *,
     device: str | torch.device = "cpu", on_epoch: Callable[[int, float], None] | None = None,
+    halves: HalvesSettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Refine the object, and the probe with it; writes nothing.
 
@@ -116,6 +119,8 @@ def refine_scan(
         settings: see :class:`RefinementSettings`.
         device: where to compute; frames come there in batches.
         on_epoch: called with the number of finished epochs and the relative misfit.
+        halves: how to halve the scan, to hold one half against the other; None for not at all. Each half begins at
+            vacuum, whatever the start: one that has seen all frames would make the halves agree.
 
     Returns:
         Stages "start" and "refined", coverage, probe (orthogonal modes), residuals and times.
@@ -125,7 +130,43 @@ def refine_scan(
     """
     started = time.perf_counter()
     settings = settings or RefinementSettings()
+    if halves is not None:
+        check_enough_frames(raw.source, raw.n_frames)
     scan, image, light, notes = placed_start(raw, start)
+    outcome = _refined_from(scan, image, light, notes, settings, device, on_epoch)
+    if halves is not None:
+        # positions that were found with all frames are taken as known
+        own = dataclasses.replace(settings, refine_positions=False)
+
+        def again(half: RawData) -> list[Outcome]:
+            apart = _refined_from(PlacedScan.of(half, outcome.canvas), None, light, [], own, device, None)
+            return [dataclasses.replace(apart, stages={"refined": apart.result})]
+
+        shared = _shared_by_halves(start, settings)
+        outcome = with_halves(raw, outcome, again, halves, shared=shared, device=device)
+    outcome.timings_s["total"] = time.perf_counter() - started
+    return outcome
+
+
+def _shared_by_halves(start: LoadedObject | Outcome | None, settings: RefinementSettings) -> str:
+    """What the objects of two halves have in common."""
+    has_probe = start is not None and start.probe is not None
+    probe = "probe that the run started with, which may know all frames" if has_probe else "scan's probe guess"
+    text = f"Each half was refined by itself, with its own frames alone, from vacuum and the {probe}."
+    if start is not None:
+        text += " The object that the run started with was not used: it has seen all frames."
+    if settings.refine_positions:
+        text += " Positions are those found with all frames."
+    return text
+
+
+def _refined_from(
+    scan: PlacedScan, image: NDArray[np.complex64] | None, light: NDArray[np.complex64], notes: list[str],
+    settings: RefinementSettings, device: str | torch.device, on_epoch: Callable[[int, float], None] | None,
+) -> Outcome:  # fmt: skip
+    """:func:`refine_scan` from an object (H, W) on the scan's canvas, None for vacuum, and a probe (M, N, N)."""
+    started = time.perf_counter()
+    raw = scan.raw
     if settings.refine_positions:
         scan, image = with_room(scan, image)
     light = masked_probe(raw, light, settings.support(raw.N))
@@ -160,7 +201,7 @@ def refine_scan(
         canvas=scan.canvas,
         xcoords=x,
         ycoords=y,
-        timings_s={"refinement": taken, "total": time.perf_counter() - started},
+        timings_s={"refinement": taken},
         losses={"train": refined.errors} if refined.errors else {},
         notes=[f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}", *notes],
         settings={**dataclasses.asdict(settings), "batch_size": batch, "modes": len(found), "N": raw.N},

@@ -81,6 +81,19 @@ def test_flags_reach_the_workflow(scan, tmp_path):
     }  # fmt: skip
 
 
+def test_halves_of_the_scan(scan, tmp_path):
+    out = tmp_path / "out"
+    text = refine(scan, "-o", out, *QUICK, "--halves", "--seed", 2)
+    found = metrics(out)
+    figures = found["refined"]
+    assert 1 <= figures["halves_frc_resolution_px"] < 16 and figures["heldout_deviance"] > figures["deviance"]
+    assert found["halves"]["frames"] == [40, 40] and found["settings"]["halves"] == {"seed": 2, "half": None}
+    assert "halves_frc_resolution_px" not in found["start"]
+    (line,) = (line for line in text.splitlines() if line.startswith("Halves of 40 and 40 frames agree down to"))
+    assert f"{figures['halves_frc_resolution_px']:.2f} px" in line
+    assert f"{figures['heldout_frames_scored']} frames were scored" in line
+
+
 def test_corrections_are_written(scan, tmp_path):
     """Flags for the corrections act, and what they found is in the files beside what the scan says."""
     out = tmp_path / "out"

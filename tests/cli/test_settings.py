@@ -433,6 +433,38 @@ def test_intervals_of_the_phase(scan_file, model_folder, tmp_path, backend, no_b
         assert (None if asked is None else asked.repeats) == repeats
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("", None), ("--halves", (0, None)), ("--halves --half 20", (0, 20)), ("--no-halves", None)],
+)
+def test_two_halves_of_the_scan(scan_file, model_folder, tmp_path, backend, no_backend_check, words, expected):
+    assert run("train", scan_file, "-o", tmp_path / "a", "--seed", 0, *words.split()).exit_code == 0
+    assert run("infer", model_folder, scan_file, "-o", tmp_path / "b", *words.split()).exit_code == 0
+    for asked in (backend.train.halves, backend.infer.halves):
+        assert (None if asked is None else (asked.seed, asked.half)) == expected
+
+
+def test_halves_of_too_few_frames_are_refused(scan_file, model_folder, tmp_path, backend, no_backend_check):
+    """Before anything is run, and before the results of an earlier run are lost."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text("{}")
+    for verb in (("train", scan_file), ("infer", model_folder, scan_file)):
+        for more in ((), ("--dry-run",)):
+            words = ("--halves", "--n-subsample", 7, "--overwrite", *more)
+            check_mistake(run(*verb, "-o", out, *words), "found 7 frame", "at least 8")
+    assert backend.train is None and backend.infer is None
+    assert (out / "metrics.json").exists()
+
+
+def test_halves_can_be_stated_in_a_file(scan_file, tmp_path, backend, no_backend_check):
+    (tmp_path / "c.yaml").write_text("halves: true\nseed: 5\n")
+    assert run("train", scan_file, "-o", tmp_path / "a", "--config", tmp_path / "c.yaml").exit_code == 0
+    assert backend.train.halves.seed == 5
+    shown = run("train", scan_file, "-o", tmp_path / "b", "--config", tmp_path / "c.yaml", "--dry-run").stdout
+    assert [line.split()[1:] for line in shown.splitlines() if line.split()[:1] == ["halves"]] == [["True", "file"]]
+
+
 def test_an_ensemble_without_intervals_is_refused(scan_file, model_folder, tmp_path, backend, no_backend_check):
     words = ("--no-uncertainty", "--ensemble", "3")
     for verb in (("train", scan_file), ("infer", model_folder, scan_file)):

@@ -192,6 +192,7 @@ def test_evaluate_two_files(tmp_path):
     np.testing.assert_allclose(figures["shift_px"], (2, -1), atol=0.01)
     text = run("evaluate", tmp_path / "a.npz", tmp_path / "b.npz", "--half", "16").stdout
     assert f"{figures['phase_correlation']:.4f}" in text and "pixels compared" in text
+    assert figures["registration_residual_px"] < 0.01 and "left after registration" in text
     flat = run("evaluate", tmp_path / "flat.npz", tmp_path / "b.npz")
     assert (
         flat.exit_code == 0
