@@ -50,7 +50,7 @@ def _with_gain(
     return torch.fft.ifft2(spectrum * gain[..., None, :, :], norm="ortho")
 
 
-POISSON_WEIGHT = 8.0
+POISSON_WEIGHT = 16.0
 """Weight of staying where the wave is, against the likelihood of the counts, in :func:`approach_counts`."""
 
 

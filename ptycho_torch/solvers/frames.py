@@ -13,21 +13,21 @@ from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import merge_from_sums, place
 from ptycho_torch.solvers.projection import project, vacuum
 
-PROJECTION_FLOOR_COUNTS = 0.1
-"""Regularisation of the merge during projections: as if each pixel had been lit with so many counts and were vacuum."""
-PROJECTION_FLOOR_SHARES = 1e-4, 1e-2
-"""Its bounds, in units of the probe's greatest intensity: few counts, and data that are not in counts, get less."""
+PROJECTION_FLOOR = 0.02
+"""Regularisation of the merge during projections, times the square root of the probe's greatest intensity in counts."""
+PROJECTION_FLOOR_SHARE = 1e-2
+"""No more than this share of that intensity: few counts, and data that are not in counts, get less."""
 
 
 def projection_floor(probe: Tensor) -> Tensor:
     """The merge's floor for a probe (M, N, N), scaled to counts: a constant of the probe, not of the batch.
 
-    The merged object is that of least squares with a pull to vacuum, which is weak against what the counts know
+    The merged object is that of least squares, with a pull to vacuum as if each pixel had been lit once more with so
+    many counts. The pull that serves best falls against the light with the dose, and grows in counts
     (docs/findings.md, FLOOR-001).
     """
     peak = probe.detach().abs().square().sum(0).amax()
-    least, most = PROJECTION_FLOOR_SHARES
-    return torch.full_like(peak, PROJECTION_FLOOR_COUNTS).clamp(least * peak, most * peak)
+    return torch.minimum(PROJECTION_FLOOR * peak.sqrt(), PROJECTION_FLOOR_SHARE * peak)
 
 
 MERGE_FLOOR = 1e-6
