@@ -131,7 +131,9 @@ class BlockFrames:
         first = (~used).long().argsort(dim=1, stable=True)
         return first.gather(1, at % number), at < number
 
-    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+    def apply(
+        self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None, overwrite: bool = False
+    ) -> Tensor:  # fmt: skip
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; blocks are small, and taken whole."""
         return step(*maps)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ptycho import params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
 from ptycho.geometry import Canvas, coverage_map
+from ptycho.memory import hand_back
 from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
@@ -31,7 +32,7 @@ from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.processes import Share
-from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
+from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
 from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
@@ -258,14 +259,12 @@ def reconstruct(
     if batch_size is None and configured not in (STREAMED_FRAMES, BackendInferenceConfig.batch_size):
         batch_size = min(configured, frames_that_fit(scan.raw.N, len(light)))
     frames = StreamedFrames(scan, light, good, batch_size, share)
+    # the network first: beside the canvases it needs the most memory, and there is one canvas less then
+    network = _made(module.generator, frames)
+    projection = _made(module.generator.without_network, frames)
+    del frames  # its illumination is as large as the coverage
     coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
-    stages = {}
-    for name, make in (("projection", module.generator.without_network), ("network", module.generator)):
-        start = time.perf_counter()
-        canvas = make(frames)
-        taken = time.perf_counter() - start
-        misfit = frames.deviance(canvas)
-        stages[name] = Stage(_vacuum_outside(canvas[0], coverage), misfit.deviance, misfit.expected, taken)
+    stages = {"projection": projection.stage(coverage), "network": network.stage(coverage)}
     return Outcome(
         stages=stages,
         coverage=coverage,
@@ -274,17 +273,33 @@ def reconstruct(
         xcoords=scan.raw.xcoords,
         ycoords=scan.raw.ycoords,
         timings_s={"reconstruction": stages["network"].time_s},
-        frame_deviance=misfit.by_frame,
-        detector_residual=misfit.on_detector,
+        frame_deviance=network.misfit.by_frame,
+        detector_residual=network.misfit.on_detector,
     )
 
 
-def _vacuum_outside(canvas: Tensor, coverage: NDArray[np.int32]) -> NDArray[np.complex64]:
-    """The canvas as an array, exactly 1 where no frame lies."""
-    array = canvas.cpu().numpy().astype(np.complex64, copy=False)
-    # in place: canvases are what memory grows with
-    array[coverage == 0] = 1
-    return array
+class _Made(NamedTuple):
+    """A canvas (H, W), how well it explains the counts, and how long it took."""
+
+    canvas: NDArray[np.complex64]
+    misfit: Misfit
+    time_s: float
+
+    def stage(self, coverage: NDArray[np.int32]) -> Stage:
+        """The canvas, exactly 1 where no frame lies, with its figures; written over, not copied."""
+        for rows, covered in zip(self.canvas, coverage, strict=True):
+            rows[covered == 0] = 1
+        return Stage(self.canvas, self.misfit.deviance, self.misfit.expected, self.time_s)
+
+
+def _made(make: Callable[[StreamedFrames], Tensor], frames: StreamedFrames) -> _Made:
+    start = time.perf_counter()
+    canvas = make(frames)
+    taken = time.perf_counter() - start
+    hand_back()
+    misfit = frames.deviance(canvas)
+    hand_back()
+    return _Made(canvas[0].cpu().numpy().astype(np.complex64, copy=False), misfit, taken)
 
 
 def resolved_settings(config: TrainingConfig, execution: PyTorchExecutionConfig, raw: RawData) -> dict[str, Any]:
