@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -78,14 +79,34 @@ class LastCheckpoint(pl_callbacks.Callback):
     """Keep the newest epoch as ``last.ckpt``.
 
     ModelCheckpoint's own ``save_last`` follows its best one and stays behind when nothing gets better.
+
+    Args:
+        folder: where it lies.
+        every_s: epochs that end sooner after the last writing are passed over, but for the last one: writing takes as
+            long as a few steps.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, every_s: float = 5.0) -> None:
+        self.folder, self.every_s = folder, every_s
+        self._written = -math.inf
+        self._behind = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, if it is time."""
+        due = time.monotonic() - self._written >= self.every_s
+        # all processes write together
+        self._behind = not trainer.strategy.reduce_boolean_decision(due, all=False)
+        if not self._behind:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the last epoch left."""
+        if self._behind:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST_CHECKPOINT)
+        self._written, self._behind = time.monotonic(), False
 
 
 class PlateauStop(pl_callbacks.Callback):

@@ -15,7 +15,7 @@ from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
 from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.data.scans import PlacedScan
-from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
+from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
 from ptycho_torch.processes import Share
@@ -123,10 +123,10 @@ class StreamedFrames:
     def _run_amplitudes(self, at: Tensor) -> Tensor:
         """Square roots of counts of one of :meth:`batches`, zero frequency first; kept where the probes are."""
         if self._kept is None:
-            return self._counts(at).sqrt()
+            return roots(self._counts(at))
         first = int(at[0])
         if first not in self._amplitudes:
-            self._amplitudes[first] = self._counts(at).sqrt()
+            self._amplitudes[first] = roots(self._counts(at))
         return self._amplitudes[first]
 
     def _starts(self, at: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class StreamedFrames:
             for part in self._share.mine(torch.arange(len(blocks)).split(max(1, self.batch_size // group))):
                 at = torch.from_numpy(blocks[part.numpy()]).flatten()
                 once = torch.from_numpy(is_new[part.numpy()]).flatten().to(self.probe.device)
-                amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
+                amplitudes = roots(self.scan.counts(at).to(self.probe.device)) * scale
                 moved = placed_patches(predict, amplitudes, self.scan.fractions[at].to(self.probe.device), group)
                 weights = merge_weights(self._probes(at)) * once[:, None, None]
                 add_patches(total, moved * weights, self._starts(at))
