@@ -22,7 +22,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch import loggers as pl_loggers
 
-from ptycho import progress
+from ptycho import launch, progress
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
 
@@ -65,6 +65,23 @@ def strategy_of(execution: PyTorchExecutionConfig) -> str:
     launched = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     several = execution.devices not in (1, "auto") and execution.strategy in ("auto", "ddp")
     return "ddp_spawn" if several and not launched else execution.strategy
+
+
+def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
+    """How many processes train: as many as a launcher has started, else one per device.
+
+    Raises:
+        InputError: a launcher has started another number on this node than was asked for.
+    """
+    here = launch.place()
+    if here.of == 1:
+        return {"devices": execution.devices}
+    if execution.devices not in (1, "auto", here.per_node):
+        raise InputError(
+            f"devices={execution.devices}: found {here.per_node} processes that a launcher has started on this node, "
+            "expected one for each device. Leave devices out, or start as many."
+        )
+    return {"devices": here.per_node, "num_nodes": here.nodes}
 
 
 def _precision(execution: PyTorchExecutionConfig) -> str:
@@ -296,7 +313,7 @@ def trainer_arguments(
     return {
         "max_epochs": max_epochs,
         "accelerator": execution.accelerator,
-        "devices": execution.devices,
+        **_processes(execution),
         "strategy": strategy,
         # within a batch job of one task the job's own environment would ask for as many tasks as processes
         "plugins": [LightningEnvironment()] if strategy == "ddp_spawn" else None,

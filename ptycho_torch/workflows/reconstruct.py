@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho import params
+from ptycho import launch, params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
 from ptycho.geometry import Canvas, coverage_map
@@ -88,19 +88,29 @@ def train_scans(
     model = dataclasses.replace(config.model, N=raws[0].N)
     config = dataclasses.replace(config, model=model, train_data_file=None)
     payload = payload_of(config, execution, output_dir=output_dir)
-    run = run_training(payload, list(raws))
-    resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
-    save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
-    return [_outcome(run, scan, payload.execution_config, resolved, started, refine, uncertainty) for scan in run.scans]
+    execution = payload.execution_config
+    with processes.together(device_of(execution)) as share:
+        run = run_training(payload, list(raws))
+        resolved = resolved_settings(payload.tf_training_config, execution, run.scans[0].placed.raw)
+        if share.number == 0:
+            save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
+        made = [_reconstructed(run, scan, execution, share) for scan in run.scans]
+    return [
+        _outcome(run, scan, outcome, execution, resolved, started, refine, uncertainty)
+        for scan, outcome in zip(run.scans, made, strict=True)
+    ]
+
+
+def _reconstructed(run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, share: Share) -> Outcome:
+    # the Trainer may leave the module on the CPU
+    return reconstruct(run.module.to(device_of(execution)), scan.placed, scan.probe.numpy(), share=share)
 
 
 def _outcome(
-    run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float,
-    refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
+    run: TrainingRun, scan: LitScan, outcome: Outcome, execution: PyTorchExecutionConfig, resolved: dict[str, Any],
+    started: float, refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
 ) -> Outcome:  # fmt: skip
-    """Reconstruct a scan of a training run; ``started`` is when that began, by ``time.perf_counter``."""
-    # the Trainer may leave the module on the CPU
-    outcome = reconstruct(run.module.to(device_of(execution)), scan.placed, scan.probe.numpy())
+    """What else belongs to a scan of a training run, which began at ``started`` by ``time.perf_counter``."""
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s}
@@ -113,7 +123,12 @@ def _finished(
     module: PtychoPINN_Lightning, raw: RawData, outcome: Outcome, execution: PyTorchExecutionConfig,
     refine: RefinementSettings | None, uncertainty: UncertaintySettings | None,
 ) -> Outcome:  # fmt: skip
-    """What is asked for after the network: the refined object, the intervals of the result."""
+    """What is asked for after the network: the refined object, the intervals of the result.
+
+    Of several processes the first one does that alone.
+    """
+    if launch.place().number > 0:
+        return outcome
     device, probe = device_of(execution), outcome.probe
 
     def refined(scan: RawData, before: Outcome) -> Outcome:
