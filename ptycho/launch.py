@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
 
 from ptycho.errors import InputError
 
-__all__ = ["Place", "place", "refuse_unknown_launcher"]
+__all__ = ["Place", "place", "refuse_unknown_launcher", "slurm_meeting"]
 
 
 class Place(NamedTuple):
@@ -48,6 +49,15 @@ def place() -> Place:
             "State it to the launcher (torchrun --nproc-per-node, srun --ntasks-per-node)."
         )
     return found
+
+
+def slurm_meeting() -> tuple[str, int]:
+    """Host and port at which the processes of a SLURM job meet: its first node, and a port by the number of the job."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
+    # of node[03-05,08] or node[3-4],other the first
+    host = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]
+    job = os.environ.get("SLURM_JOB_ID", "0")
+    return host, int(os.environ.get("MASTER_PORT") or 15000 + int(job[-4:]))
 
 
 def refuse_unknown_launcher() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
@@ -74,8 +73,8 @@ def together(device: str) -> Iterator[Share]:
         yield now()
         return
     if "MASTER_ADDR" not in os.environ:  # torchrun says where they meet, srun lets it be worked out
-        slurm = SLURMEnvironment()
-        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+        host, port = launch.slurm_meeting()
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
     if device == "cuda":
         torch.cuda.set_device(here.on_node)
     with _group(Share(here.number, here.of), "env://", device) as share:

@@ -156,6 +156,18 @@ def test_places(torchrun_says, monkeypatch):
     assert launch.place() == (5, 8, 1, 4) and launch.place().nodes == 2
 
 
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("n1", "n1"), ("a,b", "a"), ("n[03-05,08]", "n03"), ("n[3,8]-ib,x", "n3-ib"), ("x,n[1-2]", "x"), ("::1", "::1")],
+)
+def test_where_the_tasks_of_a_job_meet(nodes, host, monkeypatch):
+    monkeypatch.delenv("SLURM_STEP_NODELIST", raising=False)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    monkeypatch.setenv("SLURM_NODELIST", nodes)
+    monkeypatch.setenv("SLURM_JOB_ID", "1234567")
+    assert launch.slurm_meeting() == (host, 15000 + 4567)
+
+
 def test_the_trainer_takes_the_processes_that_are_there(torchrun_says, tmp_path):
     def processes(devices):
         execution = PyTorchExecutionConfig(accelerator="cpu", devices=devices, logger_backend=None)
