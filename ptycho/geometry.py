@@ -172,10 +172,12 @@ def coverage_map(starts: npt.ArrayLike, N: int, shape: tuple[int, int]) -> npt.N
         raise InputError(
             f"Coverage: a patch of {N} x {N} pixels lies outside the canvas of {height} x {width} pixels."
         )
-    stride = width + 1
-    flat = np.zeros((height + 1) * stride, dtype=np.int32)
-    base = corners[:, 0] * stride + corners[:, 1]
-    for offset, sign in ((0, 1), (N, -1), (N * stride, -1), (N * stride + N, 1)):
-        np.add.at(flat, base + offset, np.int32(sign))
-    steps = flat.reshape(height + 1, stride)
-    return np.cumsum(np.cumsum(steps, axis=0, dtype=np.int32), axis=1, dtype=np.int32)[:height, :width].copy()
+    # a corner beyond the last row or column would change nothing that is kept
+    counted = np.zeros((height, width), dtype=np.int32)
+    for down, right, sign in ((0, 0, 1), (0, N, -1), (N, 0, -1), (N, N, 1)):
+        rows, columns = corners[:, 0] + down, corners[:, 1] + right
+        inside = (rows < height) & (columns < width)
+        np.add.at(counted.reshape(-1), rows[inside] * width + columns[inside], np.int32(sign))
+    for axis in (0, 1):  # in place: canvases are what memory grows with
+        np.cumsum(counted, axis=axis, dtype=np.int32, out=counted)
+    return counted

@@ -16,7 +16,7 @@ from ptycho.probe import probe_mask, scale_probe_to_counts
 from ptycho.raw_data import RawData
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.data.scans import PlacedScan
-from ptycho_torch.physics.detector import detector_order
+from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.solvers.projection import vacuum
 from ptycho_torch.solvers.refinement import RefinementOptions, refine
 
@@ -126,7 +126,7 @@ def calibrate_probe(
     probe = torch.from_numpy(np.ascontiguousarray(guess)).to(device)
     with progress.task("Calibrating the probe", epochs, "epoch") as step:
         refined = refine(
-            lambda at: detector_order(scan.counts(at).to(device)).sqrt(),
+            lambda at: roots(detector_order(scan.counts(at).to(device))),
             scan.starts.to(device),
             scan.fractions.to(device),
             vacuum((), scan.canvas.shape, probe),

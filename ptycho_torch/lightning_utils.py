@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch import loggers as pl_loggers
 
-from ptycho import progress
+from ptycho import launch, progress
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
 
@@ -66,6 +67,23 @@ def strategy_of(execution: PyTorchExecutionConfig) -> str:
     return "ddp_spawn" if several and not launched else execution.strategy
 
 
+def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
+    """How many processes train: as many as a launcher has started, else one per device.
+
+    Raises:
+        InputError: a launcher has started another number on this node than was asked for.
+    """
+    here = launch.place()
+    if here.of == 1:
+        return {"devices": execution.devices}
+    if execution.devices not in (1, "auto", here.per_node):
+        raise InputError(
+            f"devices={execution.devices}: found {here.per_node} processes that a launcher has started on this node, "
+            "expected one for each device. Leave devices out, or start as many."
+        )
+    return {"devices": here.per_node, "num_nodes": here.nodes}
+
+
 def _precision(execution: PyTorchExecutionConfig) -> str:
     """What the device can do of what was asked for."""
     if execution.precision == "16-mixed" and device_of(execution) == "cpu":
@@ -78,14 +96,34 @@ class LastCheckpoint(pl_callbacks.Callback):
     """Keep the newest epoch as ``last.ckpt``.
 
     ModelCheckpoint's own ``save_last`` follows its best one and stays behind when nothing gets better.
+
+    Args:
+        folder: where it lies.
+        every_s: epochs that end sooner after the last writing are passed over, but for the last one: writing takes as
+            long as a few steps.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, every_s: float = 5.0) -> None:
+        self.folder, self.every_s = folder, every_s
+        self._written = -math.inf
+        self._behind = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, if it is time."""
+        due = time.monotonic() - self._written >= self.every_s
+        # all processes write together
+        self._behind = not trainer.strategy.reduce_boolean_decision(due, all=False)
+        if not self._behind:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the last epoch left."""
+        if self._behind:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST_CHECKPOINT)
+        self._written, self._behind = time.monotonic(), False
 
 
 class PlateauStop(pl_callbacks.Callback):
@@ -275,7 +313,7 @@ def trainer_arguments(
     return {
         "max_epochs": max_epochs,
         "accelerator": execution.accelerator,
-        "devices": execution.devices,
+        **_processes(execution),
         "strategy": strategy,
         # within a batch job of one task the job's own environment would ask for as many tasks as processes
         "plugins": [LightningEnvironment()] if strategy == "ddp_spawn" else None,

@@ -37,7 +37,7 @@ from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pi
 from ptycho.probe import far_field, mode_powers, scale_probe_to_counts
 from ptycho.raw_data import RawData
 from ptycho_torch.data.scans import PlacedScan
-from ptycho_torch.physics.detector import detector_order, expected_counts
+from ptycho_torch.physics.detector import detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import shift_probe
 from ptycho_torch.solvers.projection import vacuum
 from ptycho_torch.solvers.refinement import RefinementOptions, refine
@@ -291,7 +291,7 @@ def _sorted(found: list[Tried]) -> list[Tried]:
 def _amplitudes(part: RawData) -> Tensor:
     """(F, N, N) float32 square roots of counts, zero frequency first; masked pixels are 0."""
     everything = PlacedScan.of(part).counts(torch.arange(part.n_frames))
-    return detector_order(everything).sqrt()
+    return roots(detector_order(everything))
 
 
 def _try(

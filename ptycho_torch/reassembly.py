@@ -15,9 +15,9 @@ from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
 from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.data.scans import PlacedScan
-from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
+from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
-from ptycho_torch.physics.patches import add_patches, extract, merge_from_sums
+from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
 from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
 from ptycho_torch.solvers.projection import momentum, projected, vacuum
@@ -123,10 +123,10 @@ class StreamedFrames:
     def _run_amplitudes(self, at: Tensor) -> Tensor:
         """Square roots of counts of one of :meth:`batches`, zero frequency first; kept where the probes are."""
         if self._kept is None:
-            return self._counts(at).sqrt()
+            return roots(self._counts(at))
         first = int(at[0])
         if first not in self._amplitudes:
-            self._amplitudes[first] = self._counts(at).sqrt()
+            self._amplitudes[first] = roots(self._counts(at))
         return self._amplitudes[first]
 
     def _starts(self, at: Tensor) -> Tensor:
@@ -153,6 +153,8 @@ class StreamedFrames:
         ahead = current = canvas[0]
         with progress.task("Projecting onto the counts", steps * len(self._members), "frame") as done:
             for step in range(steps):
+                if step == steps - 1:
+                    current = ahead  # nothing is extrapolated any more: one canvas less
                 total = torch.zeros(self.scan.canvas.shape, dtype=self.probe.dtype, device=self.probe.device)
                 for at in self.batches():
                     starts = self._starts(at)
@@ -161,8 +163,11 @@ class StreamedFrames:
                     add_patches(total, revised, starts)
                     done(len(at), f"step {step + 1} of {steps}")
                 # in place: canvases are what memory grows with
-                self._share.total(total).div_(self._peak).add_(self._floor).div_(self._weight + self._floor)
-                ahead = total if step == 0 else current.mul_(-momentum(step)).add_(total, alpha=1 + momentum(step))
+                merge_in_place(self._share.total(total), self._weight, self._floor, unit=self._peak)
+                if 0 < step < steps - 1:
+                    ahead = current.mul_(-momentum(step)).add_(total, alpha=1 + momentum(step))
+                else:
+                    ahead = total
                 current = total
         return current[None]
 
@@ -183,38 +188,48 @@ class StreamedFrames:
             for part in self._share.mine(torch.arange(len(blocks)).split(max(1, self.batch_size // group))):
                 at = torch.from_numpy(blocks[part.numpy()]).flatten()
                 once = torch.from_numpy(is_new[part.numpy()]).flatten().to(self.probe.device)
-                amplitudes = self.scan.counts(at).to(self.probe.device).sqrt() * scale
+                amplitudes = roots(self.scan.counts(at).to(self.probe.device)) * scale
                 moved = placed_patches(predict, amplitudes, self.scan.fractions[at].to(self.probe.device), group)
                 weights = merge_weights(self._probes(at)) * once[:, None, None]
                 add_patches(total, moved * weights, self._starts(at))
                 add_patches(weight, weights, self._starts(at))
                 step(len(at))
-        return merge_from_sums(self._share.total(total), self._share.total(weight), floor)[None]
+        return merge_in_place(self._share.total(total), self._share.total(weight), floor)[None]
 
     def illumination(self) -> Tensor:
         """(1, H, W) real, in units of the probe's greatest intensity."""
         return self._weight[None]
 
-    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+    def apply(
+        self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None, overwrite: bool = False
+    ) -> Tensor:  # fmt: skip
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; the margin of a tile is ``halo_px`` wide."""
         height, width = maps[0].shape[-2:]
         if halo_px is None or max(height, width) <= TILE_PX + 2 * halo_px:
             return step(*maps)
-        result: Tensor | None = None
         corners = [(top, left) for top in range(0, height, TILE_PX) for left in range(0, width, TILE_PX)]
         share = self._share if len(corners) >= self._share.of else Share()
-        with progress.task("Applying the network", len(corners), "tile") as done:
-            for top, left in share.mine(corners):
-                r0, c0 = max(0, top - halo_px), max(0, left - halo_px)
-                window = (..., slice(r0, top + TILE_PX + halo_px), slice(c0, left + TILE_PX + halo_px))
-                tile = step(*(values[window] for values in maps))
-                if result is None:
-                    result = tile.new_zeros((*tile.shape[:-2], height, width))
-                inner = tile[..., top - r0 : top - r0 + TILE_PX, left - c0 : left - c0 + TILE_PX]
-                result[..., top : top + TILE_PX, left : left + TILE_PX] = inner
-                done()
+        mine = share.mine(corners)
+        # a canvas of one value, as vacuum, cannot be written into
+        result = maps[0] if overwrite and maps[0].is_contiguous() else None
+        waiting: list[tuple[int, Tensor | None]] = []
+        with progress.task("Applying the network", len(mine), "tile") as done:
+            for top in range(0, height, TILE_PX):
+                # rows wait until no tile looks at what they are written over
+                while result is not None and waiting and waiting[0][0] + TILE_PX <= top - halo_px:
+                    _write_rows(result, *waiting.pop(0))
+                rows: Tensor | None = None
+                for left in (left for above, left in mine if above == top):
+                    tile = _tile(step, maps, top, left, halo_px)
+                    rows = tile.new_zeros((*tile.shape[:-1], width)) if rows is None else rows
+                    rows[..., left : left + TILE_PX] = tile
+                    result = rows.new_zeros((*rows.shape[:-2], height, width)) if result is None else result
+                    done()
+                waiting.append((top, rows))
         if result is None:
             raise ValueError(f"maps of shape {tuple(maps[0].shape)} have no pixels")
+        for top, rows in waiting:
+            _write_rows(result, top, rows)
         return share.total(result)
 
     def deviance(self, canvas: Tensor) -> Misfit:
@@ -239,3 +254,20 @@ class StreamedFrames:
         on_detector[good] = residual / frames
         pixels = frames * residual.size
         return Misfit(float(sums[0]) / pixels, float(sums[1]) / pixels, by_frame, on_detector)
+
+
+def _tile(step: Callable[..., Tensor], maps: Sequence[Tensor], top: int, left: int, halo_px: int) -> Tensor:
+    """One tile of what ``step`` makes of ``maps``, which it sees with a margin."""
+    r0, c0 = max(0, top - halo_px), max(0, left - halo_px)
+    window = (..., slice(r0, top + TILE_PX + halo_px), slice(c0, left + TILE_PX + halo_px))
+    made = step(*(values[window] for values in maps))
+    return made[..., top - r0 : top - r0 + TILE_PX, left - c0 : left - c0 + TILE_PX]
+
+
+def _write_rows(result: Tensor, top: int, rows: Tensor | None) -> None:
+    """Put a row of tiles where it belongs; None, of another process, is zero here."""
+    target = result[..., top : top + TILE_PX, :]
+    if rows is None:
+        target.zero_()
+    else:
+        target.copy_(rows)

@@ -331,6 +331,15 @@ def test_deviance_bounds_and_errors():
 # ---- coverage and the real scan
 
 
+def test_illuminated_coverage_of_a_beam_with_holes(rng):
+    probe, starts = rng.normal(size=(3, 12, 12)), rng.integers(0, 30, (50, 2))
+    intensity = (probe**2).sum(axis=0)
+    expected = np.zeros((41, 44), dtype=int)
+    for row, col in starts.tolist():
+        expected[row : row + 12, col : col + 12] += intensity > 0.1 * intensity.max()
+    assert np.array_equal(illuminated_coverage(probe, starts, (41, 44)), expected)
+
+
 def test_illuminated_coverage_counts_frames_that_light_a_pixel():
     probe = np.zeros((2, 8, 8), complex)
     probe[0, 2:5, 3], probe[1, 6, 6] = 1.0, 0.9

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from runs import made_up_halves, made_up_outcome, small_scan
 
 from ptycho import plotting
@@ -45,6 +46,20 @@ def test_pictures_are_cut_to_what_was_seen():
     seen[10:30, 20:60] = True
     figure = plotting.amplitude_figure(np.ones((60, 80), np.complex64), seen)
     assert figure.axes[0].images[0].get_array().shape == (20, 40)
+
+
+def test_a_large_canvas_is_thinned_before_it_is_drawn():
+    """And the scale bar is as long as it was."""
+    side = 2 * style.MOST_PX + 6
+    image, seen = np.ones((side, side // 2), np.complex64), np.ones((side, side // 2), bool)
+    image[3, 6] = 5.0  # on the rows and columns that are left
+    image[4, 7] = 9.0  # off them
+    figure = plotting.amplitude_figure(image, seen)
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (-(-side // 3), -(-(side // 2) // 3))
+    assert shown[1, 2] == 5.0 and shown.max() == 5.0
+    bar = figure.findobj(lambda artist: isinstance(artist, Rectangle) and artist.get_facecolor() == (0, 0, 0, 1))
+    assert "200 px" in texts(figure) and bar[0].get_width() == pytest.approx(200 / 3)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import InferenceConfig, ModelConfig, TrainingConfig
+from ptycho.launch import place, refuse_unknown_launcher
 
 if TYPE_CHECKING:
     from ptycho.placed import PlacedObject
@@ -64,9 +65,11 @@ def start_inference(
     """
     from ptycho.io.outputs import RESULT_FILES, check_output_dir
 
+    refuse_unknown_launcher()
+    first = place().number == 0  # of several processes it alone writes
     inputs = [path for path in (*scans, settings.get("reference"), config_file) if path is not None]
-    out = check_output_dir(folder, overwrite=overwrite, replaces=RESULT_FILES, inputs=inputs)
-    folders = shared.result_folders(scans, out, overwrite=overwrite)
+    out = check_output_dir(folder, overwrite=overwrite, replaces=RESULT_FILES, inputs=inputs) if first else folder
+    folders = shared.result_folders(scans, out, overwrite=overwrite) if first else [folder] * len(scans)
     archive = _find_model(model)
     raws = [shared.load_scan(scan, settings.values, needs_probe=False) for scan in scans]
     wanted = shared.load_reference(settings.get("reference"))
@@ -79,6 +82,8 @@ def start_inference(
     # The archive's configuration is not in these: it was checked when the model was trained.
     notes = shared.check_settings(config, execution)
     asked_afterwards(settings.values, raws)
+    if dry_run and not first:
+        return
     if dry_run:
         paths = {names[0]: archive} | shared.named_scans(names[1], scans) | {"output_dir": out}
         _describe(config, execution, raws[0], settings, notes, paths, config_file)
@@ -97,6 +102,8 @@ def _infer_and_report(
 
     wanted_too = asked_afterwards(settings.values, [raw])
     outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, **wanted_too)
+    if place().number > 0:
+        return
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
     clear_results(folder, RESULT_FILES)
     print_summary(write_outputs(folder, outcome, raw, wanted, half=settings.get("half")), folder, outcome.stages)

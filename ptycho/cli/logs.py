@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ptycho.launch import place
+
 __all__ = ["console_level_option", "is_quiet", "verbosity_options"]
 
 _OURS = ("ptycho", "ptycho_torch")
@@ -51,7 +53,11 @@ class _PlainFormatter(logging.Formatter):
 
 
 def _start(ctx: click.Context, level: int) -> None:
-    """Log at this level until the command ends; an option after the verb wins over one before it."""
+    """Log at this level until the command ends; an option after the verb wins over one before it.
+
+    Of several processes that a launcher has started the first one tells; of the others errors are heard.
+    """
+    level = max(level, logging.ERROR) if place().number > 0 else level
     root = ctx.find_root()
     root.meta[_STATE] = level
     for name in _OURS:

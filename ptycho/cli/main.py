@@ -11,6 +11,8 @@ from ptycho import __version__
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.mistakes import reported
 from ptycho.cli.progress import show_progress
+from ptycho.errors import InputError
+from ptycho.launch import place
 
 __all__ = ["cli", "main"]
 
@@ -25,6 +27,8 @@ _VERBS = {
     "refine": ("refine", "refine"),
     "evaluate": ("evaluate", "evaluate"),
 }
+
+_SHARED_VERBS = ("train", "infer")
 
 
 class VerbGroup(click.Group):
@@ -56,7 +60,17 @@ def cli() -> None:
     A scan (diffraction frames, positions, a guess of the probe) goes in; a network is trained on it without
     labels; the complex object comes out. Start with `ptychopinn demo`.
     """
+    _refuse_several(str(click.get_current_context().invoked_subcommand))
     show_progress()
+
+
+def _refuse_several(verb: str) -> None:
+    """InputError where a launcher has started several processes for a verb that one does alone."""
+    if verb not in _SHARED_VERBS and place().of > 1:
+        raise InputError(
+            f"{verb}: found {place().of} processes that a launcher has started, expected one: each would do the same. "
+            f"Start it without torchrun or srun; several processes share the work of {' and '.join(_SHARED_VERBS)}."
+        )
 
 
 def main() -> None:

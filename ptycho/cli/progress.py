@@ -14,6 +14,7 @@ import click
 
 from ptycho import progress
 from ptycho.cli.logs import is_quiet
+from ptycho.launch import place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ def is_watched() -> bool:
 def show_progress() -> None:
     """Show bars until the running command ends; any number of times."""
     ctx = click.get_current_context(silent=True)
-    if ctx is None or _STATE in ctx.find_root().meta:
+    if ctx is None or _STATE in ctx.find_root().meta or place().number > 0:
         return
     root = ctx.find_root()
     root.meta[_STATE] = True

@@ -20,6 +20,7 @@ from ptycho.cli.progress import show_progress
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import ModelConfig, TrainingConfig
 from ptycho.errors import InputError, PtychoError
+from ptycho.launch import place
 
 if TYPE_CHECKING:
     from ptycho.placed import PlacedObject
@@ -288,7 +289,8 @@ def train_and_report(
 ) -> None:
     """Train on scans, write the model into `out` and the results into `folders` (checked before), print the figures.
 
-    scans: the files they came from. values: stated settings by field; the rest has the defaults.
+    scans: the files they came from. values: stated settings by field; the rest has the defaults. Of several processes
+    that a launcher has started the first one writes and prints.
     """
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, clear_results, write_outputs
@@ -299,9 +301,11 @@ def train_and_report(
     # Before an earlier run's results are removed: a refused setting must not cost them.
     check_settings(config.model, config, execution)
     wanted = asked_afterwards(values, raws)
-    clear_results(out, (*MODEL_FILES, *RESULT_FILES))
-    with no_empty_folder(out):
+    first = place().number == 0
+    if first:
+        clear_results(out, (*MODEL_FILES, *RESULT_FILES))
+    with no_empty_folder(out) if first else contextlib.nullcontext():
         outcomes = backend.train_scans(raws, config, execution, output_dir=out, **wanted)
-    for outcome, raw, folder in zip(outcomes, raws, folders, strict=True):
+    for outcome, raw, folder in zip(outcomes, raws, folders, strict=True) if first else ():
         clear_results(folder, () if folder == out else RESULT_FILES)
         print_summary(write_outputs(folder, outcome, raw, reference, half=half), folder, outcome.stages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ptycho.cli.knobs import TRAINING_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
 from ptycho.cli.options import HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
-from ptycho.errors import InputError
+from ptycho.launch import place, refuse_unknown_launcher
 
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
@@ -64,28 +63,22 @@ def start_training(
     """
     from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, check_output_dir
 
-    _refuse_launcher()
+    refuse_unknown_launcher()
+    first = place().number == 0
     inputs = [path for path in (*scans, settings.get("reference"), config_file) if path is not None]
     names = (*MODEL_FILES, *RESULT_FILES)
-    out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs)
-    folders = shared.result_folders(scans, out, overwrite=overwrite)
+    # of several processes the first writes; what it has begun to write is no reason for the others to refuse
+    out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs) if first else folder
+    folders = shared.result_folders(scans, out, overwrite=overwrite) if first else []
     raws = [shared.load_scan(scan, settings.values) for scan in scans]
     asked_afterwards(settings.values, raws)
     wanted = shared.load_reference(settings.get("reference"))
+    if dry_run and not first:
+        return
     if dry_run:
         _describe(raws[0], shared.named_scans(scan_name, scans) | {"output_dir": out}, settings, config_file)
         return
     shared.train_and_report(raws, scans, out, folders, settings.values, reference=wanted, half=settings.get("half"))
-
-
-def _refuse_launcher() -> None:
-    """One process writes the results; it starts the others itself."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world not in ("", "1"):
-        raise InputError(
-            f"WORLD_SIZE={world}: found one of several processes that a launcher has started, expected one: each would "
-            f"write the results. Start one, and say --devices {world}."
-        )
 
 
 def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_file: Path | None) -> None:

@@ -26,7 +26,7 @@ __all__ = ["FrameFigures", "inspect_scan"]
 SAME_PLACE_PX = 1e-6
 _STREAM_BYTES = 2**30  # what a batch of frames may take while a scan is reconstructed
 _WAVES = 10 * 8  # bytes per detector pixel and mode of a frame that is worked on: about ten complex numbers
-_CANVASES = 8  # complex arrays of the size of the canvas that reconstruction keeps
+_CANVASES = 5  # complex arrays of the size of the canvas that exist at a time
 _BASE_BYTES = 400 * 2**20  # Python and torch themselves
 
 

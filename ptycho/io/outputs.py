@@ -189,8 +189,8 @@ def _write_pictures(out: Path, outcome: Outcome, rec: Reconstruction) -> None:
     frames = lit_frames(rec.probe, rec.xcoords, rec.ycoords, rec.canvas)
     # a reconstruction that ran away holds NaN; then the picture shows where
     seen = (frames > 0) & np.isfinite(rec.object)
-    images = {stage_title(name): np.nan_to_num(stage.object) for name, stage in outcome.stages.items()}
-    image, pixel = list(images.values())[-1], rec.pixel_size_m
+    images = {stage_title(name): stage.object for name, stage in outcome.stages.items()}
+    image, pixel = rec.object, rec.pixel_size_m
     deviance, residual = outcome.frame_deviance, outcome.detector_residual
     draw = {
         "amplitude.png": lambda: plotting.amplitude_figure(image, seen, pixel),

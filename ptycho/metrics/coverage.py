@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from ptycho.errors import InputError
 
@@ -35,7 +34,13 @@ def illuminated_coverage(
         raise InputError(
             f"coverage: frames reach beyond the canvas of shape {shape}; place them with its geometry"
         )
-    lit = (intensity > threshold * intensity.max()).astype(np.float64)
-    corners = np.zeros((shape[0] - N + 1, shape[1] - N + 1))
-    np.add.at(corners, (starts[:, 0], starts[:, 1]), 1)
-    return np.rint(signal.fftconvolve(corners, lit)).astype(np.int32)
+    lit = np.pad(intensity > threshold * intensity.max(), ((0, 0), (1, 1))).astype(np.int8)
+    # where a lit run of a row begins the count goes up, and behind its end down: nothing but the result is as large as
+    # the canvas, of which a convolution would make several
+    steps = np.diff(lit, axis=1)
+    counted = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)
+    first = starts[:, 0].astype(np.int64) * counted.shape[1] + starts[:, 1]
+    for row, column in np.argwhere(steps).tolist():
+        np.add.at(counted.reshape(-1), first + (row * counted.shape[1] + column), np.int32(steps[row, column]))
+    np.cumsum(counted, axis=1, dtype=np.int32, out=counted)
+    return counted[:, :-1]

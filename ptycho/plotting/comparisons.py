@@ -43,12 +43,14 @@ def comparison_figure(
     each = 3.6
     figure = style.new_figure(each * columns + 1.0, rows * (each * min(1.6, max(0.5, height / width)) + 0.3))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, (title, values, seen) in zip(axes, panels, strict=False):
+    every = style.thinning((height, width))
+    for place, (title, whole, whole_seen) in zip(axes, panels, strict=False):
+        values, seen = whole[::every, ::every], whole_seen[::every, ::every]
         # wide phases come unwrapped; a cyclic map shows them within one turn
         shown = np.angle(np.exp(1j * values)) if look[0] == style.CYCLIC_MAP else values
         image = style.show(place, shown, seen, *look)
         place.set_title(title, size=10)
-    style.scale_bar(axes[0], width, pixel_size_m)
+    style.scale_bar(axes[0], -(-width // every), pixel_size_m, every)
     last = axes[min(columns, len(panels)) - 1]  # of the first row
     style.colour_bar(figure, image, None, "phase (rad)", look[0], cax=last.inset_axes((1.03, 0.05, 0.05, 0.9)))
     _ring_curves(axes[len(panels)], {name: pair.frc for name, pair in images.items()})

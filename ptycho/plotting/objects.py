@@ -37,40 +37,49 @@ def flat_phase(image: Complex, seen: Mask) -> Real:
     return np.asarray(np.angle(level * np.conj(middle)))
 
 
-def _single(values: Real, seen: Mask, look: tuple[str, float, float], label: str, pixel: float | None) -> Figure:
+def _single(
+    values: Real, seen: Mask, every: int, look: tuple[str, float, float], label: str, pixel: float | None
+) -> Figure:  # fmt: skip
     figure, axes = style.image_figure(values.shape)
     image = style.show(axes, values, seen, *look)
     style.colour_bar(figure, image, axes, label, look[0], shrink=0.9)
-    style.scale_bar(axes, values.shape[1], pixel)
+    style.scale_bar(axes, values.shape[1], pixel, every)
     return figure
+
+
+def _cut_object(image: Complex, seen: Mask) -> tuple[Complex, Mask, int]:
+    """As `style.cut`; 0 stands for NaN, which a reconstruction that ran away holds."""
+    part, inside, every = style.cut(image, seen)
+    return np.nan_to_num(part), inside, every
 
 
 def amplitude_figure(image: Complex, seen: Mask, pixel_size_m: float | None = None) -> Figure:
     """|object|, cut to what was seen; grey beyond it. image: (H, W). seen: bool (H, W)."""
-    values, inside = style.cut(np.abs(image), seen)
+    part, inside, every = _cut_object(image, seen)
+    values = np.abs(part)
     look = (style.AMPLITUDE_MAP, *style.limits(values, inside))
-    return _single(values, inside, look, "amplitude", pixel_size_m)
+    return _single(values, inside, every, look, "amplitude", pixel_size_m)
 
 
 def phase_figure(image: Complex, seen: Mask, pixel_size_m: float | None = None) -> Figure:
     """Phase of an object without its plane, cut to what was seen."""
-    part, inside = style.cut(image, seen)
+    part, inside, every = _cut_object(image, seen)
     values = flat_phase(part, inside)
-    return _single(values, inside, style.phase_style(values, inside), "phase (rad)", pixel_size_m)
+    return _single(values, inside, every, style.phase_style(values, inside), "phase (rad)", pixel_size_m)
 
 
 def interval_figure(half_width: Real, pixel_size_m: float | None = None) -> Figure:
     """Half-width (rad) of the 90 % interval of the phase, (H, W); grey where it is NaN."""
-    values, inside = style.cut(half_width, np.isfinite(half_width))
+    values, inside, every = style.cut(half_width, np.isfinite(half_width))
     look = (style.COUNT_MAP, 0.0, max(1e-6, style.limits(np.where(inside, values, 0.0), inside)[1]))
-    return _single(values, inside, look, "half-width of the 90 % interval (rad)", pixel_size_m)
+    return _single(values, inside, every, look, "half-width of the 90 % interval (rad)", pixel_size_m)
 
 
 def coverage_figure(frames: npt.NDArray[np.integer[Any]], pixel_size_m: float | None = None) -> Figure:
     """Number of frames whose beam lights each pixel."""
-    values, inside = style.cut(frames.astype(np.float64), frames > 0)
+    values, inside, every = style.cut(frames, frames > 0)
     look = (style.COUNT_MAP, 0.0, max(1.0, float(values.max())))
-    return _single(values, inside, look, "frames that light the pixel", pixel_size_m)
+    return _single(values.astype(np.float64), inside, every, look, "frames that light the pixel", pixel_size_m)
 
 
 def stages_figure(stages: Mapping[str, Complex], seen: Mask, pixel_size_m: float | None = None) -> Figure:
@@ -78,8 +87,8 @@ def stages_figure(stages: Mapping[str, Complex], seen: Mask, pixel_size_m: float
 
     stages: (H, W) objects by title. seen: bool (H, W). The scales are those of the last one.
     """
-    parts = [style.cut(image, seen)[0] for image in stages.values()]
-    inside = style.cut(seen, seen)[1]
+    parts = [_cut_object(image, seen)[0] for image in stages.values()]
+    _, inside, every = style.cut(seen, seen)
     rows = [np.abs(part) for part in parts], [flat_phase(part, inside) for part in parts]
     looks = (style.AMPLITUDE_MAP, *style.limits(rows[0][-1], inside)), style.phase_style(rows[1][-1], inside)
     height, width = inside.shape
@@ -93,7 +102,7 @@ def stages_figure(stages: Mapping[str, Complex], seen: Mask, pixel_size_m: float
         style.colour_bar(figure, drawn, list(axes[row]), label, look[0], shrink=0.8, pad=0.01)
     for column, title in enumerate(stages):
         axes[0, column].set_title(title, size=10)
-    style.scale_bar(axes[0, 0], width, pixel_size_m)
+    style.scale_bar(axes[0, 0], width, pixel_size_m, every)
     return figure
 
 

@@ -19,6 +19,7 @@ Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 DPI = 150
 SIDE = 5.0  # inches, longer side of an image
+MOST_PX = 1024  # of an image along one side; a picture has about 750
 WRAPS = 1.6 * math.pi  # a phase that covers more than this is drawn with a cyclic colour map
 UNSEEN = "#d9d9d9"  # light grey, in none of the sequential colour maps' light ends
 AMPLITUDE_MAP, PHASE_MAP, CYCLIC_MAP, COUNT_MAP, SIGNED_MAP = "gray", "viridis", "twilight", "cividis", "RdBu_r"
@@ -43,13 +44,22 @@ def image_figure(shape: Sequence[float], beside: float = 1.3) -> tuple[Figure, A
     return figure, figure.add_subplot()
 
 
-def cut(values: npt.NDArray[Any], seen: Mask) -> tuple[npt.NDArray[Any], Mask]:
-    """Both arrays cut to the bounding box of what was seen (all of them if nothing was)."""
-    if not seen.any():
-        return values, np.ones_like(seen)
-    rows, cols = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
-    return values[box], seen[box]
+def thinning(shape: Sequence[int]) -> int:
+    """Every which row and column of an image is drawn: a picture has fewer pixels than a large canvas, and drawing
+    takes ten times the memory of what is drawn."""
+    return max(1, -(-max(shape) // MOST_PX))
+
+
+def cut(values: npt.NDArray[Any], seen: Mask) -> tuple[npt.NDArray[Any], Mask, int]:
+    """Both arrays cut to the bounding box of what was seen (all of them if nothing was), and how they are thinned."""
+    box = slice(0, seen.shape[0]), slice(0, seen.shape[1])
+    if seen.any():
+        rows, cols = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+    else:
+        seen = np.ones_like(seen)
+    every = thinning(seen[box].shape)
+    return values[box][::every, ::every], seen[box][::every, ::every], every
 
 
 def limits(values: Real, seen: Mask, outside: float = 0.5) -> tuple[float, float]:
@@ -98,17 +108,20 @@ def nice_length(length: float) -> float:
     return max(step * power for step in (1, 2, 5) if step * power <= length * (1 + 1e-9))
 
 
-def scale_bar(axes: Axes, width_px: int, pixel_size_m: float | None) -> None:
-    """A bar of about a quarter of the width at the lower left, labelled in px, or in nm or um."""
+def scale_bar(axes: Axes, width_px: int, pixel_size_m: float | None, every: int = 1) -> None:
+    """A bar of about a quarter of the width at the lower left, labelled in px, or in nm or um.
+
+    width_px: of what is drawn, of which each pixel stands for `every` along a side.
+    """
     from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
     from matplotlib.patches import Rectangle
 
     if pixel_size_m is None:
-        length = max(1.0, nice_length(width_px / 4))
-        bar, text = length, f"{length:g} px"
+        length = max(1.0, nice_length(width_px * every / 4))
+        bar, text = length / every, f"{length:g} px"
     else:
-        length = nice_length(width_px / 4 * pixel_size_m)
-        bar = length / pixel_size_m
+        length = nice_length(width_px * every / 4 * pixel_size_m)
+        bar = length / (pixel_size_m * every)
         text = f"{length * 1e6:g} $\\mu$m" if length >= 1e-6 else f"{length * 1e9:g} nm"
     box = AuxTransformBox(axes.transData)
     box.add_artist(Rectangle((0, 0), bar, width_px / 90, color="black"))

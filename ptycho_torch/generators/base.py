@@ -44,11 +44,14 @@ class FramesOnCanvas(Protocol):
         """
         ...
 
-    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+    def apply(
+        self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None, overwrite: bool = False
+    ) -> Tensor:  # fmt: skip
         """``step(*maps)``, in tiles where the canvas is large, so that what it needs in between stays small.
 
         ``step`` takes maps (B, ..., H, W) of any common H and W and gives one of that size, of which each pixel depends
-        on those at most ``halo_px`` away; None: on all of them, and there are no tiles.
+        on those at most ``halo_px`` away; None: on all of them, and there are no tiles. ``overwrite`` says that the
+        first map, to which the result is alike, is not needed any more: on a large canvas it becomes the result.
         """
         ...
 

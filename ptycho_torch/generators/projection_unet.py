@@ -111,7 +111,7 @@ class ProjectionUNet(Generator):
                 before, canvas = canvas, frames.project(canvas, steps)
             corrector = self.correctors[min(stage, 1)]
             correct = partial(corrected, corrector)
-            canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px)
+            canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px, overwrite=True)
         return canvas
 
     def without_network(self, frames: FramesOnCanvas) -> Tensor:

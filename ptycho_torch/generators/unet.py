@@ -19,7 +19,8 @@ class DoubleConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_in, H, W) to (B, n_out, H, W)."""
-        return F.silu(self.second(F.silu(self.first(x))))
+        alone = not torch.is_grad_enabled()  # then nobody asks for what was there before
+        return F.silu(self.second(F.silu(self.first(x), inplace=alone)), inplace=alone)
 
 
 class UNet(nn.Module):
@@ -62,6 +63,7 @@ class UNet(nn.Module):
         for level, block in enumerate(self.encoder):
             x = block(F.avg_pool2d(x, 2) if level else x)
             skips.append(x)
-        for block, skip in zip(self.decoder, skips[-2::-1], strict=True):
-            x = block(torch.cat((F.interpolate(x, scale_factor=2.0, mode="nearest"), skip), dim=1))
+        skips.pop()
+        for block in self.decoder:  # a skip goes with its use: they are the largest maps
+            x = block(torch.cat((F.interpolate(x, scale_factor=2.0, mode="nearest"), skips.pop()), dim=1))
         return self.head(x)[..., :height, :width]

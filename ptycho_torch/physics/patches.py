@@ -67,6 +67,9 @@ def place(patches: Tensor, starts: Tensor, shape: tuple[int, int]) -> Tensor:
     return empty.scatter_add(-1, index, patches.flatten(-3)).unflatten(-1, shape)
 
 
+_LARGE_PATCH = 64  # from here on whole rows are added faster than single pixels, of 128 more than twice as fast
+
+
 def add_patches(canvas: Tensor, patches: Tensor, starts: Tensor) -> None:
     """Add patches to a canvas in place, at a cost that does not depend on the canvas; for streams, without gradient.
 
@@ -75,13 +78,31 @@ def add_patches(canvas: Tensor, patches: Tensor, starts: Tensor) -> None:
         patches: (K, n, n).
         starts: (K, 2) int64.
     """
-    index = patch_index(starts, patches.shape[-1], canvas.shape[-1])
+    n = patches.shape[-1]
+    if canvas.device.type == "cpu" and n >= _LARGE_PATCH:
+        for (top, left), patch in zip(starts.tolist(), patches.unbind(), strict=True):
+            canvas[top : top + n, left : left + n].add_(patch)
+        return
+    index = patch_index(starts, n, canvas.shape[-1])
     canvas.view(-1).scatter_add_(-1, index, patches.flatten(-3))
 
 
 def merge_from_sums(weighted: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
     """(weighted + floor) / (weight + floor): the merged object, vacuum (1) where nothing was seen."""
     return (weighted + floor) / (weight + floor)
+
+
+_ROWS = 64
+
+
+def merge_in_place(weighted: Tensor, weight: Tensor, floor: Tensor, unit: Tensor | float = 1.0) -> Tensor:
+    """``weighted`` (H, W) becomes (weighted / unit + floor) / (weight + floor), and is returned; without gradient.
+
+    A few rows at a time: a canvas divided by a real one would have two more canvases made for the time it takes.
+    """
+    for rows, lit in zip(weighted.split(_ROWS), weight.split(_ROWS), strict=True):
+        rows.div_(unit).add_(floor).div_(lit + floor)
+    return weighted
 
 
 def merge(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, rate
+from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, rate, roots
 from ptycho_torch.physics.fourier import fourier_shift
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import merge_from_sums, place
@@ -85,7 +85,7 @@ class BlockFrames:
         self.counts = detector_order(counts)
         self.good_pixels = None if good_pixels is None else detector_order(good_pixels)
         self.starts, self.fractions, self.shape, self.used = starts, fractions, shape, used
-        self._amplitudes = self.counts.sqrt()
+        self._amplitudes = roots(self.counts)
         self.probes = shift_probe(probe, fractions)
         self._floor = projection_floor(probe)
         self._peak = probe.detach().abs().square().sum(0).amax()
@@ -139,7 +139,9 @@ class BlockFrames:
         first = (~used).long().argsort(dim=1, stable=True)
         return first.gather(1, at % number), at < number
 
-    def apply(self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None) -> Tensor:
+    def apply(
+        self, step: Callable[..., Tensor], *maps: Tensor, halo_px: int | None, overwrite: bool = False
+    ) -> Tensor:  # fmt: skip
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; blocks are small, and taken whole."""
         return step(*maps)
 

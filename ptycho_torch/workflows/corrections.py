@@ -17,7 +17,7 @@ from ptycho.raw_data import RawData
 from ptycho.simulation.probes import HC_EV_M
 from ptycho_torch.calibration import central_part
 from ptycho_torch.data.scans import PlacedScan
-from ptycho_torch.physics.detector import detector_order
+from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.physics.propagation import focal_depth_px2, fresnel
 from ptycho_torch.solvers.defocus import Defocus, find_defocus
 from ptycho_torch.solvers.positions import LIMIT_PX
@@ -59,7 +59,7 @@ def refocused(
 
         def misfit_at(distance_px2: float) -> float:
             tried = refine(
-                lambda at: counts[at].sqrt(), scan.starts.to(device), scan.fractions.to(device),
+                lambda at: roots(counts[at]), scan.starts.to(device), scan.fractions.to(device),
                 vacuum((), scan.canvas.shape, guess), fresnel(guess, distance_px2),
                 RefinementOptions(epochs=FOCUS_EPOCHS, refine_probe=False), good_pixels=good, seed=seed,
             )  # fmt: skip

@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho import params
+from ptycho import launch, params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
 from ptycho.geometry import Canvas, coverage_map
 from ptycho.halves import check_enough_frames
+from ptycho.memory import hand_back
 from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
@@ -34,7 +35,7 @@ from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.processes import Share
-from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
+from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
 from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
@@ -121,19 +122,29 @@ def train_scans(
     model = dataclasses.replace(config.model, N=raws[0].N)
     config = dataclasses.replace(config, model=model, train_data_file=None)
     payload = payload_of(config, execution, output_dir=output_dir)
-    run = run_training(payload, list(raws))
-    resolved = resolved_settings(payload.tf_training_config, payload.execution_config, run.scans[0].placed.raw)
-    save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
-    return [_outcome(run, scan, payload.execution_config, resolved, started, wanted) for scan in run.scans]
+    execution = payload.execution_config
+    with processes.together(device_of(execution)) as share:
+        run = run_training(payload, list(raws))
+        resolved = resolved_settings(payload.tf_training_config, execution, run.scans[0].placed.raw)
+        if share.number == 0:
+            save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
+        made = [_reconstructed(run, scan, execution, share) for scan in run.scans]
+    return [
+        _outcome(run, scan, outcome, execution, resolved, started, wanted)
+        for scan, outcome in zip(run.scans, made, strict=True)
+    ]
+
+
+def _reconstructed(run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, share: Share) -> Outcome:
+    # the Trainer may leave the module on the CPU
+    return reconstruct(run.module.to(device_of(execution)), scan.placed, scan.probe.numpy(), share=share)
 
 
 def _outcome(
-    run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, resolved: dict[str, Any], started: float,
-    wanted: Wanted,
+    run: TrainingRun, scan: LitScan, outcome: Outcome, execution: PyTorchExecutionConfig, resolved: dict[str, Any],
+    started: float, wanted: Wanted,
 ) -> Outcome:  # fmt: skip
-    """Reconstruct a scan of a training run; ``started`` is when that began, by ``time.perf_counter``."""
-    # the Trainer may leave the module on the CPU
-    outcome = reconstruct(run.module.to(device_of(execution)), scan.placed, scan.probe.numpy())
+    """What else belongs to a scan of a training run, which began at ``started`` by ``time.perf_counter``."""
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s}
@@ -148,8 +159,10 @@ def _finished(
 ) -> Outcome:  # fmt: skip
     """What is asked for after the network: the refined object, the intervals of the result, the halves of the scan.
 
-    ``shared`` says what the objects of the halves have in common.
+    ``shared`` says what the objects of the halves have in common. Of several processes the first one does it alone.
     """
+    if launch.place().number > 0:
+        return outcome
     device, probe = device_of(execution), outcome.probe
 
     def refined(scan: RawData, before: Outcome) -> Outcome:
@@ -304,14 +317,12 @@ def reconstruct(
     if batch_size is None and configured not in (STREAMED_FRAMES, BackendInferenceConfig.batch_size):
         batch_size = min(configured, frames_that_fit(scan.raw.N, len(light)))
     frames = StreamedFrames(scan, light, good, batch_size, share)
+    # the network first: beside the canvases it needs the most memory, and there is one canvas less then
+    network = _made(module.generator, frames)
+    projection = _made(module.generator.without_network, frames)
+    del frames  # its illumination is as large as the coverage
     coverage = coverage_map(scan.starts.numpy(), scan.raw.N, scan.canvas.shape)
-    stages = {}
-    for name, make in (("projection", module.generator.without_network), ("network", module.generator)):
-        start = time.perf_counter()
-        canvas = make(frames)
-        taken = time.perf_counter() - start
-        misfit = frames.deviance(canvas)
-        stages[name] = Stage(_vacuum_outside(canvas[0], coverage), misfit.deviance, misfit.expected, taken)
+    stages = {"projection": projection.stage(coverage), "network": network.stage(coverage)}
     return Outcome(
         stages=stages,
         coverage=coverage,
@@ -320,17 +331,33 @@ def reconstruct(
         xcoords=scan.raw.xcoords,
         ycoords=scan.raw.ycoords,
         timings_s={"reconstruction": stages["network"].time_s},
-        frame_deviance=misfit.by_frame,
-        detector_residual=misfit.on_detector,
+        frame_deviance=network.misfit.by_frame,
+        detector_residual=network.misfit.on_detector,
     )
 
 
-def _vacuum_outside(canvas: Tensor, coverage: NDArray[np.int32]) -> NDArray[np.complex64]:
-    """The canvas as an array, exactly 1 where no frame lies."""
-    array = canvas.cpu().numpy().astype(np.complex64, copy=False)
-    # in place: canvases are what memory grows with
-    array[coverage == 0] = 1
-    return array
+class _Made(NamedTuple):
+    """A canvas (H, W), how well it explains the counts, and how long it took."""
+
+    canvas: NDArray[np.complex64]
+    misfit: Misfit
+    time_s: float
+
+    def stage(self, coverage: NDArray[np.int32]) -> Stage:
+        """The canvas, exactly 1 where no frame lies, with its figures; written over, not copied."""
+        for rows, covered in zip(self.canvas, coverage, strict=True):
+            rows[covered == 0] = 1
+        return Stage(self.canvas, self.misfit.deviance, self.misfit.expected, self.time_s)
+
+
+def _made(make: Callable[[StreamedFrames], Tensor], frames: StreamedFrames) -> _Made:
+    start = time.perf_counter()
+    canvas = make(frames)
+    taken = time.perf_counter() - start
+    hand_back()
+    misfit = frames.deviance(canvas)
+    hand_back()
+    return _Made(canvas[0].cpu().numpy().astype(np.complex64, copy=False), misfit, taken)
 
 
 def resolved_settings(config: TrainingConfig, execution: PyTorchExecutionConfig, raw: RawData) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ptycho.simulation.probes import incoherent_modes
 from ptycho_torch.calibration import masked_probe
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.halves import HalvesSettings, with_halves
-from ptycho_torch.physics.detector import detector_order
+from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
 from ptycho_torch.solvers.projection import vacuum
 from ptycho_torch.solvers.refinement import Refined, RefinementOptions, refine
@@ -313,7 +313,7 @@ def _refined(
     what = "object, probe and positions" if settings.refine_positions else "object and probe"
     with progress.task(f"Refining {what}", settings.epochs, "epoch") as step:
         refined = refine(
-            lambda at: detector_order(scan.counts(at).to(device)).sqrt(),
+            lambda at: roots(detector_order(scan.counts(at).to(device))),
             scan.starts.to(device),
             scan.fractions.to(device),
             canvas,

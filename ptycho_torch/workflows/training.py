@@ -19,7 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ptycho import params
 from ptycho.errors import InputError
-from ptycho_torch import calibration, lightning_utils, settings
+from ptycho_torch import calibration, lightning_utils, processes, settings
 from ptycho_torch.archive import load_model
 from ptycho_torch.config_factory import TrainingPayload
 from ptycho_torch.data.module import BlockDataModule
@@ -136,6 +136,9 @@ class TrainingJob:
         """Train; arguments and errors as of :func:`run_training`."""
         payload = self.payload
         scans, calibration_s = lit_scans(payload, source, self.notes)
+        share = processes.now()
+        for scan in scans:  # each process has refined it, and on different processors not to the bit
+            scan.probe.copy_(share.common(scan.probe))
         _remember(self.module, scans[0])
         if self._recon_log is not None:
             self._recon_log.scan = scans[0].placed
@@ -148,7 +151,8 @@ class TrainingJob:
         start = time.monotonic()
         generator = getattr(self.module, "generator", None)
         data.begin(getattr(generator, "begin_steps", 0), lightning_utils.device_of(payload.execution_config))
-        lightning_utils.clear_run(self.output_dir)
+        if share.number == 0:
+            lightning_utils.clear_run(self.output_dir)
         self._fit(data)
         self._take_best()
         if getattr(self.module, "collapsed", False):
@@ -168,12 +172,15 @@ class TrainingJob:
             ) from error
 
     def _take_best(self) -> None:
-        # the CSV logger's own copy of the configuration; the archive and metrics.json have it
-        (self.output_dir / "hparams.yaml").unlink(missing_ok=True)
+        share, state = processes.now(), None
         best = getattr(getattr(self.trainer, "checkpoint_callback", None), "best_model_path", "")
-        if best:
-            state: dict[str, Any] = torch.load(best, map_location="cpu", weights_only=True)
-            self.module.load_state_dict(state["state_dict"])
+        if share.number == 0:
+            # the CSV logger's own copy of the configuration; the archive and metrics.json have it
+            (self.output_dir / "hparams.yaml").unlink(missing_ok=True)
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else None
+        state = share.common(state)  # another node may not see the file
+        if state is not None:
+            self.module.load_state_dict(state)
 
 
 def _prepared(payload: TrainingPayload, module: Any) -> Any:

@@ -107,6 +107,12 @@ def test_processes_of_a_launcher(scan_file, tmp_path, backend, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_verb_that_one_process_does_alone(scan_file, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    check_mistake(run("inspect", scan_file), "inspect: found 2 processes", "train and infer")
+
+
 def test_an_unknown_domain(scan_file, tmp_path, backend):
     result = run("train", scan_file, "-o", tmp_path / "out", "--measurement-domain", "counts?", "-q")
     check_mistake(result, "counts?", "intensity")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from laws.oracle import beam, random_complex, random_starts, rates_of_array, relative_error, specimen
-from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, far_field, rate
+from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, far_field, rate, roots
 from ptycho_torch.physics.illumination import (
     exit_waves,
     merge_weights,
@@ -45,6 +45,13 @@ def test_single_precision_is_enough():
     found = expected_counts(torch.from_numpy(image).to(torch.complex64), probes, torch.from_numpy(starts))
     assert found.dtype == torch.float32
     assert relative_error(centred_order(found).numpy(), expected) < 3e-6
+
+
+def test_roots_of_counts(rng):
+    counts = torch.from_numpy(rng.poisson(0.7, (3, 5, 4))).float()
+    assert torch.equal(roots(counts), counts.sqrt())
+    roots(counts.requires_grad_() + 1).sum().backward()
+    np.testing.assert_allclose(counts.grad, 0.5 / np.sqrt(counts.detach().numpy() + 1), rtol=1e-6)
 
 
 def test_modes_add_in_intensity(rng):

@@ -38,6 +38,15 @@ def test_place_adds_slices(rng, starts):
     np.testing.assert_allclose(canvas.numpy(), before + expected, atol=1e-13)
 
 
+def test_large_patches_are_added_as_small_ones_are(rng):
+    """Row by row, and to the bit, since the batch must not matter."""
+    patches = torch.from_numpy(random_complex(rng, 9, 64, 64)).to(torch.complex64)
+    starts = torch.from_numpy(rng.integers(0, 17, (9, 2)))
+    canvas = torch.zeros(80, 80, dtype=torch.complex64)
+    add_patches(canvas, patches, starts)
+    assert torch.equal(canvas, place(patches, starts, (80, 80)))
+
+
 def test_cutting_is_the_same_with_a_gradient(rng, starts):
     """Two ways to cut: one that can be differentiated, and one that is quick."""
     canvas = torch.from_numpy(rng.normal(size=SHAPE) + 1j * rng.normal(size=SHAPE))

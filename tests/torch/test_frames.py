@@ -11,6 +11,7 @@ from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.detector import centred_order
+from ptycho_torch.physics.patches import merge_from_sums, merge_in_place
 from ptycho_torch.reassembly import StreamedFrames, fastest_batch, frames_that_fit
 from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
 
@@ -57,6 +58,35 @@ def test_tiles_give_what_the_whole_canvas_gives(scan, probe, monkeypatch):
     monkeypatch.setattr(reassembly, "TILE_PX", 64)
     tiled = stream(scan, probe, 16).apply(net, features, halo_px=net.halo_px)
     torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("halo_px", [3, 40])
+def test_the_first_map_becomes_the_result_where_that_is_allowed(scan, probe, halo_px, monkeypatch):
+    """With a margin beyond the next row of tiles too, which still looks at what was there before."""
+    monkeypatch.setattr(reassembly, "TILE_PX", 16)
+    blur = torch.nn.AvgPool2d(2 * halo_px + 1, stride=1, padding=halo_px)
+    maps = torch.randn(1, 133, 121), torch.randn(1, 133, 121)
+    frames = stream(scan, probe, 16)
+
+    def step(a, b):
+        return blur(a) + b
+
+    kept = maps[0].clone()
+    expected = frames.apply(step, *maps, halo_px=halo_px)
+    assert torch.equal(maps[0], kept)
+    found = frames.apply(step, *maps, halo_px=halo_px, overwrite=True)
+    assert found is maps[0] and torch.equal(found, expected)
+    one_value = torch.ones(1, 1, 1).expand(1, 133, 121)
+    frames.apply(step, one_value, maps[1], halo_px=halo_px, overwrite=True)
+    assert one_value.untyped_storage().nbytes() == 4 and float(one_value[0, 0, 0]) == 1
+
+
+def test_merging_in_place_is_merging(rng):
+    weighted = torch.from_numpy(rng.normal(size=(150, 70)) + 1j * rng.normal(size=(150, 70))).to(torch.complex64)
+    weight, floor = torch.from_numpy(rng.uniform(0, 3, (150, 70))).float(), torch.tensor(1e-3)
+    expected = merge_from_sums(weighted / 2, weight, floor)
+    assert merge_in_place(weighted, weight, floor, torch.tensor(2.0)) is weighted
+    torch.testing.assert_close(weighted, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_withheld_frame_has_no_say(scan, probe):

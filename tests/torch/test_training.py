@@ -3,6 +3,7 @@
 import csv
 import logging
 import zipfile
+from types import SimpleNamespace
 
 import lightning.pytorch
 import numpy as np
@@ -247,6 +248,22 @@ def test_max_time_ends_training(scan, tmp_path):
     outcome = train_scan(scan, configuration(nepochs=5000, max_time_s=3.0), execution(), output_dir=tmp_path)
     assert outcome.timings_s["training"] < 20
     assert (tmp_path / "wts.h5.zip").is_file()
+
+
+def test_the_newest_checkpoint_is_that_of_the_last_epoch(tmp_path, monkeypatch):
+    """Not every epoch is written, but the last one is."""
+    clock, written = [0.0], []
+    trainer = SimpleNamespace(
+        save_checkpoint=lambda path: written.append((clock[0], path.name)),
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda due, all: due),
+    )
+    monkeypatch.setattr(lightning_utils.time, "monotonic", lambda: clock[0])
+    callback = lightning_utils.LastCheckpoint(tmp_path, every_s=5.0)
+    for clock[0] in (1.0, 3.0, 5.9, 6.0, 7.0):
+        callback.on_train_epoch_end(trainer, None)
+    callback.on_train_end(trainer, None)
+    callback.on_train_end(trainer, None)
+    assert written == [(1.0, "last.ckpt"), (6.0, "last.ckpt"), (7.0, "last.ckpt")]
 
 
 def test_training_stops_on_a_plateau(scan, tmp_path):

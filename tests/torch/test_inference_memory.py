@@ -1,0 +1,77 @@
+"""The memory of inference: what it grows by when the canvas grows."""
+
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho.memory import hand_back
+from ptycho.raw_data import RawData
+from ptycho_torch.config_params import ModelConfig
+from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.workflows.reconstruct import reconstruct
+
+MIB = 2**20
+N = 32
+
+
+def anonymous_bytes():
+    """Anonymous memory of this process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+class Peak:
+    """The greatest anonymous memory within, over that before."""
+
+    def __enter__(self):
+        hand_back()
+        self.before = self.most = anonymous_bytes()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.ended.wait(0.002):
+            self.most = max(self.most, anonymous_bytes())
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+        self.bytes = self.most - self.before
+
+
+def scattered(rng, side_px):
+    """A few frames, far apart on a canvas of so many pixels."""
+    y, x = rng.uniform(0, side_px - N, (2, 300))
+    y[:2], x[:2] = (0, side_px - N), (0, side_px - N)
+    rows = np.arange(N) - N // 2
+    probe = np.exp(-(rows[:, None] ** 2 + rows[None] ** 2) / 60).astype(np.complex64)
+    return RawData(x, y, diff3d=rng.poisson(20, (300, N, N)).astype(np.uint16), probeGuess=probe)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("stages", "steps", "canvases"), [(1, 1, 3.3), (2, 3, 5.6)])
+def test_the_canvases_that_exist_at_a_time(stages, steps, canvases, rng):
+    """Two results, and a map of real numbers beside them, half as large: 2.5; in between, of several projections, three
+    canvases instead of one: 4.7. The rest is for what the C library keeps."""
+    config = ModelConfig(stages=stages, projection_steps=steps, later_projection_steps=steps)
+    module = PtychoPINN_Lightning(config)
+    for corrector in module.generator.correctors:
+        corrector.forward = lambda features: torch.zeros_like(features[:, :2])  # the network takes the same everywhere
+    module.set_illumination(*[np.ones((1, N, N), np.complex64)] * 2, np.ones((N, N), bool), 1.0, "intensity", None)
+
+    def peak(side_px):
+        scan = PlacedScan.of(scattered(rng, side_px))
+        with Peak() as found:
+            outcome = reconstruct(module, scan, scan.raw.probe)
+        return found.bytes, outcome.result.object.nbytes
+
+    peak(300)  # what is made once
+    small, large = peak(300), peak(2600)
+    assert large[0] - small[0] < canvases * large[1]
