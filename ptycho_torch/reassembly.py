@@ -147,7 +147,7 @@ class StreamedFrames:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
         return self.project(self.vacuum(), steps)
 
-    def project(self, canvas: Tensor, steps: int) -> Tensor:
+    def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
         n = self.probe.shape[-1]
         ahead = current = canvas[0]
@@ -164,10 +164,10 @@ class StreamedFrames:
                     done(len(at), f"step {step + 1} of {steps}")
                 # in place: canvases are what memory grows with
                 merge_in_place(self._share.total(total), self._weight, self._floor, unit=self._peak)
-                if 0 < step < steps - 1:
-                    ahead = current.mul_(-momentum(step)).add_(total, alpha=1 + momentum(step))
-                else:
-                    ahead = total
+                ahead, beyond = total, momentum(made + step)
+                if beyond > 0 and step < steps - 1:
+                    own = current.clone() if step == 0 else current  # the canvas that was given stays as it is
+                    ahead = own.mul_(-beyond).add_(total, alpha=1 + beyond)
                 current = total
         return current[None]
 

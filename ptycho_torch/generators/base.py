@@ -28,8 +28,8 @@ class FramesOnCanvas(Protocol):
         """
         ...
 
-    def project(self, canvas: Tensor, steps: int) -> Tensor:
-        """Averaged projections towards the measured counts, (B, H, W) to (B, H, W)."""
+    def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
+        """Averaged projections towards the measured counts, (B, H, W) to (B, H, W), after ``made`` others."""
         ...
 
     def illumination(self) -> Tensor:

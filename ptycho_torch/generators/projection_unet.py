@@ -108,7 +108,7 @@ class ProjectionUNet(Generator):
         illumination = frames.illumination()
         for stage, steps in enumerate(self.steps):
             if stage > 0:
-                before, canvas = canvas, frames.project(canvas, steps)
+                before, canvas = canvas, frames.project(canvas, steps, made=sum(self.steps[:stage]))
             corrector = self.correctors[min(stage, 1)]
             correct = partial(corrected, corrector)
             canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px, overwrite=True)

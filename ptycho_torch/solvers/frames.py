@@ -103,10 +103,10 @@ class BlockFrames:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
         return self.project(self.vacuum(), steps) if self._begun is None else self._begun[0]
 
-    def project(self, canvas: Tensor, steps: int) -> Tensor:
+    def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; frames outside of the block hold the canvas."""
         return project(
-            canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels, self._held
+            canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels, self._held, made
         )
 
     def illumination(self) -> Tensor:

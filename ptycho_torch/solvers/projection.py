@@ -50,7 +50,7 @@ def projected(patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: 
 
 def project(
     canvas: Tensor, amplitudes: Tensor, probes: Tensor, starts: Tensor, floor: Tensor, steps: int,
-    good_pixels: Tensor | None = None, held: Tensor | None = None,
+    good_pixels: Tensor | None = None, held: Tensor | None = None, made: int = 0,
 ) -> Tensor:  # fmt: skip
     """Apply ``steps`` accelerated averaged projections to the object on a canvas.
 
@@ -61,6 +61,7 @@ def project(
         floor: scalar, the merge's regularisation in units of |P|^2; pulls the unlit to vacuum.
         steps: number of projections; 0 returns ``canvas`` itself.
         held: (..., H, W) real, what frames that are not here light; they are taken to agree with the canvas as it is.
+        made: steps that were made before: the weight of the extrapolation goes on from there.
 
     Returns:
         (..., H, W) complex.
@@ -75,6 +76,6 @@ def project(
         patches = extract(ahead, starts, amplitudes.shape[-1])
         total = place(projected(patches, amplitudes, probes, good_pixels), starts, shape)
         merged = merge_from_sums(total if held is None else total + held * ahead, weight, floor)
-        ahead = merged + momentum(step) * (merged - canvas)
+        ahead = merged + momentum(made + step) * (merged - canvas)
         canvas = merged
     return canvas
