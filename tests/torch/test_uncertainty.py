@@ -101,8 +101,9 @@ def test_an_interval_is_the_error_of_the_repeats_times_a_constant(repeats):
     def again(scan):
         asked.append(scan.counts())
         turn = np.exp(1j * (0.3 + spread * rng.standard_normal(outcome.canvas.shape)))
-        stage = dataclasses.replace(outcome.result, object=(outcome.result.object * turn).astype(np.complex64))
-        return dataclasses.replace(outcome, stages={"network": stage})
+        worse = dataclasses.replace(outcome.result, object=(outcome.result.object * turn).astype(np.complex64))
+        # of the two stages the one that errs more counts, here the projection's
+        return dataclasses.replace(outcome, stages={"projection": worse, "network": outcome.result})
 
     found = with_intervals(raw, outcome, again, UncertaintySettings(repeats=repeats))
     assert outcome.phase_interval_90_rad is None
