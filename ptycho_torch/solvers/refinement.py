@@ -21,6 +21,10 @@ from ptycho_torch.physics.patches import add_patches, extract, place
 from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
 from ptycho_torch.solvers.positions import Positions, position_steps
 
+STAYING = 8.0
+"""Weight of staying where the waves are, see :func:`approach_counts`: the steps are fewer and longer than projections,
+and the less they follow single counts the better (docs/findings.md, POISSON-001)."""
+
 AmplitudeSource = Callable[[Tensor], Tensor]
 """Frame indices (n,) int64 to square roots of counts (n, N, N), zero frequency first."""
 
@@ -186,7 +190,7 @@ class _Solver:
         probes = shift_probe(self.probe, fractions)
         patches = extract(self.canvas, starts, self.n)
         waves = exit_waves(probes, patches)
-        misfit = approach_counts(waves, amplitudes, self.good_pixels) - waves
+        misfit = approach_counts(waves, amplitudes, self.good_pixels, STAYING) - waves
         object_step = _direction_object(probes, misfit, starts, self.shape, options.relative_floor)
         by_object = probes * extract(object_step, starts, self.n)[:, None]
         probe_step, by_probe = None, None
