@@ -31,7 +31,7 @@ class Section:
 
 
 # Stage -> shares of the pixels of single simulated scans that held the truth (benchmarks/README.md, intervals)
-_HELD = {"network": "64 to 99 %", "refined": "81 to 99 %"}
+_HELD = {"network": "81 to 99 %", "refined": "83 to 94 %"}
 
 
 def _held(content: Content) -> str:
