@@ -48,8 +48,8 @@ SCALE = {"network": 1.8, "refined": 1.78}
 """Stage of the result -> half-width of the 90 % interval over the local rms error of the repeats."""
 
 JUDGED_BY = {"network": ("projection", "network"), "refined": ("refined",)}
-"""Stage of the result -> stages of a repeat of which the greater error counts. What the network takes away from a repeat
-is noise; of the real scan, whose object is not as smooth, it takes more."""
+"""Stage of the result -> stages of a repeat of which the greater error counts. What the network takes away from a
+repeat is noise; of the real scan, whose object is not as smooth, it takes more."""
 
 
 @dataclass(frozen=True)

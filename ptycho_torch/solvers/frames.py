@@ -106,7 +106,8 @@ class BlockFrames:
     def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; frames outside of the block hold the canvas."""
         return project(
-            canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels, self._held, made
+            canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels, self._held,
+            made,
         )
 
     def illumination(self) -> Tensor:

@@ -233,7 +233,8 @@ def test_the_handle_predicts_as_the_module_does(bundle, raw):
     ratio = amplitudes.sum() / np.sqrt(counts).sum()
     assert ratio == pytest.approx(1, abs=0.1)
     direct = module.forward_predict(
-        torch.from_numpy(ratio * np.sqrt(counts)).float(), torch.from_numpy(data["coords_relative"].transpose(0, 3, 1, 2)).float(),
+        torch.from_numpy(ratio * np.sqrt(counts)).float(),
+        torch.from_numpy(data["coords_relative"].transpose(0, 3, 1, 2)).float(),
         None, 1 / module.intensity_scale,
     )  # fmt: skip
     np.testing.assert_allclose(patches, direct.numpy().transpose(0, 2, 3, 1), atol=1e-3)
