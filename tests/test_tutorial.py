@@ -77,7 +77,7 @@ def test_a_run_leaves_what_the_page_speaks_of(finished):
 
 
 def test_the_results_are_as_good_as_the_page_says(finished):
-    """Against the truth, cropped likewise; the page quotes SSIM 0.963 and 0.968, and the error."""
+    """Against the truth, cropped likewise; the page quotes SSIM 0.95 and 0.96, and the error."""
     from ptycho.io.reconstruction_files import load_any
     from ptycho.placed import compare_placed, place_loaded, place_truth
     from ptycho.raw_data import RawData
@@ -91,8 +91,8 @@ def test_the_results_are_as_good_as_the_page_says(finished):
     assert found["results"].phase_correlation > 0.99
     assert found["next_results"].phase_correlation > 0.99
     assert found["next_refined"].phase_correlation > 0.995
-    assert found["next_results"].ssim > 0.95 and found["next_refined"].ssim > found["next_results"].ssim
-    assert max(found[name].phase_error for name in ("next_results", "next_refined")) < 0.022
+    assert found["next_results"].ssim > 0.9 and found["next_refined"].ssim > found["next_results"].ssim + 0.01
+    assert found["next_refined"].phase_error < 0.95 * found["next_results"].phase_error
 
 
 def test_the_figures_are_drawn(finished):
