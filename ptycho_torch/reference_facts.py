@@ -96,9 +96,9 @@ FELT_BY: dict[type, dict[str, str]] = {
         "calibration_epochs": "`calibration.calibrate_probe`",
         "val_fraction": _SPLIT + ": share of the scan points",
         "init_from": "`workflows.training.TrainingJob`: starts from the network there; probe and scale are the scan's",
-        "max_time_s": "`lightning_utils.TimeLimit`: of calibration and training together",
-        "stop_improvement": "`lightning_utils.PlateauStop`",
-        "stop_window": "`lightning_utils.PlateauStop`",
+        "max_time_s": "`callbacks.TimeLimit`: of calibration and training together",
+        "stop_improvement": "`callbacks.PlateauStop`",
+        "stop_window": "`callbacks.PlateauStop`",
         "seed": "initial weights, split, blocks, order of the calibration",
     },
     InferenceConfig: {

@@ -23,6 +23,7 @@ FORBIDDEN = {
         "ptycho_torch.solvers",
         "ptycho_torch.data",
         "ptycho_torch.model",
+        "ptycho_torch.callbacks",
         "ptycho_torch.lightning_utils",
         "ptycho_torch.reassembly",
         "ptycho_torch.workflows",
@@ -40,6 +41,7 @@ ALLOWED = {
 }
 KNOW_LIGHTNING = (
     "ptycho_torch.model",
+    "ptycho_torch.callbacks",
     "ptycho_torch.lightning_utils",
     "ptycho_torch.data",
     "ptycho_torch.workflows",

@@ -371,7 +371,7 @@ def test_training_that_fails_ends_its_task():
     pytest.importorskip("torch")
     from types import SimpleNamespace
 
-    from ptycho_torch.lightning_utils import ProgressReport
+    from ptycho_torch.callbacks import ProgressReport
 
     recorder, report = Recorder(), ProgressReport({"loss": "train_loss"})
     trainer = SimpleNamespace(is_global_zero=True, max_epochs=3, num_training_batches=4, current_epoch=0)
@@ -387,7 +387,7 @@ def test_only_one_process_tells_of_training():
     pytest.importorskip("torch")
     from types import SimpleNamespace
 
-    from ptycho_torch.lightning_utils import ProgressReport
+    from ptycho_torch.callbacks import ProgressReport
 
     recorder, report = Recorder(), ProgressReport({})
     with progress.reporting_to(recorder):

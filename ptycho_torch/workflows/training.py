@@ -19,7 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ptycho import params
 from ptycho.errors import InputError
-from ptycho_torch import calibration, lightning_utils, processes, settings
+from ptycho_torch import calibration, callbacks, lightning_utils, processes, settings
 from ptycho_torch.archive import load_model
 from ptycho_torch.config_factory import TrainingPayload
 from ptycho_torch.data.module import BlockDataModule
@@ -120,14 +120,14 @@ class TrainingJob:
         )  # fmt: skip
         arguments["callbacks"] += [
             self.history,
-            lightning_utils.PlateauStop(names["train"], config.stop_improvement, config.stop_window, warm_up(config)),
+            callbacks.PlateauStop(names["train"], config.stop_improvement, config.stop_window, warm_up(config)),
         ]
         ends_at = None if config.max_time_s is None else self._started + config.max_time_s
         if ends_at is not None:
-            arguments["callbacks"].append(lightning_utils.TimeLimit(ends_at))
+            arguments["callbacks"].append(callbacks.TimeLimit(ends_at))
         if not execution.enable_progress_bar:  # else Lightning draws a bar of its own
             losses = {"loss": names["train"], "validation": names["val"]}
-            arguments["callbacks"].append(lightning_utils.ProgressReport(losses, ends_at))
+            arguments["callbacks"].append(callbacks.ProgressReport(losses, ends_at))
         if self._recon_log is not None:
             arguments["callbacks"].append(self._recon_log)
         return arguments

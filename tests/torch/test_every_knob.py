@@ -19,9 +19,9 @@ from ptycho.errors import InputError
 from ptycho.probe import probe_mask
 from ptycho_torch import calibration, settings
 from ptycho_torch.archive import load_model
+from ptycho_torch.callbacks import PlateauStop, TimeLimit
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.generators.patchwise import Patchwise
-from ptycho_torch.lightning_utils import PlateauStop, TimeLimit
 from ptycho_torch.workflows import recon_log, reconstruct, training
 from ptycho_torch.workflows.training import run_training
 

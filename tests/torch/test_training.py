@@ -15,7 +15,7 @@ from ptycho import params
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import InputError, MissingFileError
 from ptycho.model_manager import load_archive
-from ptycho_torch import lightning_utils, model
+from ptycho_torch import callbacks, lightning_utils, model
 from ptycho_torch.archive import load_model
 from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
 from ptycho_torch.model import PtychoPINN_Lightning
@@ -257,8 +257,8 @@ def test_the_newest_checkpoint_is_that_of_the_last_epoch(tmp_path, monkeypatch):
         save_checkpoint=lambda path: written.append((clock[0], path.name)),
         strategy=SimpleNamespace(reduce_boolean_decision=lambda due, all: due),
     )
-    monkeypatch.setattr(lightning_utils.time, "monotonic", lambda: clock[0])
-    callback = lightning_utils.LastCheckpoint(tmp_path, every_s=5.0)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    callback = callbacks.LastCheckpoint(tmp_path, every_s=5.0)
     for clock[0] in (1.0, 3.0, 5.9, 6.0, 7.0):
         callback.on_train_epoch_end(trainer, None)
     callback.on_train_end(trainer, None)
