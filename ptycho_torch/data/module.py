@@ -96,15 +96,14 @@ class BlockDataModule(LightningDataModule):
         for scan, (members, _) in zip([*self._scans, *self._beside], [*self._splits, *beside], strict=True):
             if scan.groups is None:
                 self._begun[id(scan)] = {None: _begun(_of(scan, members, device), steps)}
-        for number, (scan, (members, _)) in enumerate(zip(self._scans, self._splits, strict=True)):
-            blocks = self._train[number][0]
+        for scan, (members, _), (blocks, _) in zip(self._scans, self._splits, self._train, strict=True):
             # a known object has no noise that could be learned
             if isinstance(blocks, TrainingBlocks) and self._model.mode != "Supervised":
                 folds = spread_folds(scan.placed.xy, members, FOLDS, self._training.seed)
                 parts = [_of(scan, members[folds[members] != n], device) for n in range(FOLDS)]
                 whole = self._begun[id(scan)][None]
                 if _seen_without(whole.lit, [_lit(part) for part in parts]) >= LEAST_SEEN:
-                    self._score_in_parts(number, folds)
+                    blocks.folds = folds
                     self._begun[id(scan)] |= {n: _begun(part, steps) for n, part in enumerate(parts)}
 
     @property
@@ -144,22 +143,9 @@ class BlockDataModule(LightningDataModule):
             scan.placed.xy, members, block, config.seed, max_blocks,
             centres=centres, sequential=config.sequential_sampling,
         )  # fmt: skip
-        return blocks, self._blocks_of_a_step(blocks, round(config.batch_size * C / block))
-
-    def _blocks_of_a_step(self, blocks: TrainingBlocks, wanted: int) -> int:
-        """Whole blocks, at least one for each process, and steps evenly large."""
-        steps = -(-len(blocks) // max(self._processes, wanted))
-        return -(-len(blocks) // steps)
-
-    def _score_in_parts(self, number: int, folds: NDArray[np.int64]) -> None:
-        """Score the blocks of a scan on one of `FOLDS` parts of their frames at a time."""
-        blocks = self._train[number][0]
-        assert isinstance(blocks, TrainingBlocks)
-        blocks.folds = folds
-        # batch_size counts the frames that are scored, of which each block has the fewer
-        scored = self._training.batch_size * self._data.C * FOLDS // blocks.block_size
-        size = max(self.blocks_per_step[number], self._blocks_of_a_step(blocks, scored))
-        self._train[number], self.blocks_per_step[number] = (blocks, size), size
+        # batch_size counts groups of C frames; a step takes whole blocks, at least one, and steps are evenly large
+        steps = -(-len(blocks) // max(self._processes, round(config.batch_size * C / block)))
+        return blocks, -(-len(blocks) // steps)
 
     def _validation_parts(self) -> tuple[list[LitScan], list[ValidationBlocks | GroupBlocks]]:
         """Scans that are validated with, and the blocks of each."""

@@ -142,7 +142,7 @@ EXECUTION = {
 }  # fmt: skip
 
 TRAINING = {
-    "batch_size": (8, lambda seen: seen.loader.batch_size == 3),  # 6 blocks of 10 frames, of which 2.5 are scored
+    "batch_size": (40, lambda seen: seen.loader.batch_size == 3),  # 6 blocks of 10, in 2 steps of 4 or evenly 3
     "nepochs": (3, lambda seen: seen.trainer["max_epochs"] == 3),
     "n_groups": (20, lambda seen: len(seen.loader.sampler) == 2),
     "n_images": (20, lambda seen: len(seen.loader.sampler) == 2),
@@ -429,7 +429,7 @@ def test_schedules_are_stepped_in_training(raw, monkeypatch, tmp_path, name):
 
 
 def test_gradient_norms_are_logged(raw, tmp_path):
-    config = TrainingConfig(ModelConfig(**SMALL), nepochs=1, batch_size=2, calibrate_probe=False, output_dir=tmp_path)
+    config = TrainingConfig(ModelConfig(**SMALL), nepochs=1, calibrate_probe=False, output_dir=tmp_path)
     payload = payload_of(config, PyTorchExecutionConfig(accelerator="cpu"), {"log_grad_norm": True})
     run_training(payload, raw)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()

@@ -237,7 +237,7 @@ def test_the_trainer_gets_what_was_asked(scan, tmp_path, monkeypatch):
         accum_steps=2, gradient_clip_val=0.5, gradient_clip_algorithm="value", deterministic=False,
         precision="bf16-mixed", logger_backend=None,
     )  # fmt: skip
-    train_scan(scan, configuration(nepochs=1, batch_size=3), asked, output_dir=tmp_path)
+    train_scan(scan, configuration(nepochs=1, batch_size=12), asked, output_dir=tmp_path)
     assert seen["accumulate_grad_batches"] == 2 and seen["gradient_clip_val"] == 0.5
     assert seen["gradient_clip_algorithm"] == "value" and seen["precision"] == "bf16-mixed"
     assert seen["logger"] is False and not (tmp_path / "metrics.csv").exists()
