@@ -158,3 +158,41 @@ class ProgressReport(pl_callbacks.Callback):
     def _end(self) -> None:
         self._step = None
         self._task.close()
+
+
+class StepReport(pl_callbacks.Callback):
+    """Tell whoever watches how many steps have been taken of those that there will be.
+
+    Args:
+        what: is done, in words.
+        steps: how many there will be.
+        metric: logged metric that is shown.
+    """
+
+    def __init__(self, what: str, steps: int, metric: str) -> None:
+        self.what, self.steps, self.metric = what, steps, metric
+        self._task = ExitStack()
+        self._step: progress.Step | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin; of several processes the first one tells."""
+        if trainer.is_global_zero:
+            self._step = self._task.enter_context(progress.task(self.what, self.steps, "step"))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """A step."""
+        if self._step is not None:
+            value = trainer.callback_metrics.get(self.metric)
+            self._step(1, "" if value is None else f"error {float(value):.4g}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End, whatever happened."""
+        self._end()
+
+    def _end(self) -> None:
+        self._step = None
+        self._task.close()

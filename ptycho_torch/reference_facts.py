@@ -96,6 +96,7 @@ FELT_BY: dict[type, dict[str, str]] = {
         "calibration_epochs": "`calibration.calibrate_probe`",
         "val_fraction": _SPLIT + ": share of the scan points",
         "init_from": "`workflows.training.TrainingJob`: starts from the network there; probe and scale are the scan's",
+        "pretrain_scans": "`workflows.pretraining.pretrain`",
         "max_time_s": "`callbacks.TimeLimit`: of calibration and training together",
         "stop_improvement": "`callbacks.PlateauStop`",
         "stop_window": "`callbacks.PlateauStop`",

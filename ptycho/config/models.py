@@ -107,6 +107,7 @@ class TrainingConfig:
     calibration_epochs: int = 60
     val_fraction: float = 0.05  # of the scan points
     init_from: Path | None = None  # archive, or folder of a run, whose network training starts from
+    pretrain_scans: int = 0  # simulated scans that the network is trained on first
     max_time_s: float | None = None
     stop_improvement: float = 0.001  # stop when stop_window epochs lower the training loss by less; 0: never
     stop_window: int = 8

@@ -129,6 +129,7 @@ def validate_training_config(config: TrainingConfig, architectures: Iterable[str
     _validate_optimiser(config)
     _choice("measurement_domain", config.measurement_domain, DOMAIN_NAMES)
     _whole("calibration_epochs", config.calibration_epochs, 0)
+    _whole("pretrain_scans", config.pretrain_scans, 0)
     _fraction("val_fraction", config.val_fraction)
     if config.val_fraction >= 1:
         raise InputError(

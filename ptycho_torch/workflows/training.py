@@ -26,6 +26,7 @@ from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.scans import LitScan
 from ptycho_torch.generators import registry
 from ptycho_torch.optimisers import warm_up
+from ptycho_torch.workflows.pretraining import pretrain
 from ptycho_torch.workflows.recon_log import ReconstructionLog
 from ptycho_torch.workflows.scans import lit_scans, validation_scans, withholds
 
@@ -149,6 +150,7 @@ class TrainingJob:
             getattr(self.trainer, "world_size", 1),
         )  # fmt: skip
         start = time.monotonic()
+        self._pretrain(scans)
         generator = getattr(self.module, "generator", None)
         data.begin(getattr(generator, "begin_steps", 0), lightning_utils.device_of(payload.execution_config))
         if share.number == 0:
@@ -159,6 +161,14 @@ class TrainingJob:
             self.notes.append("The network's output collapsed to a constant: its figures mean nothing.")
         taken = {"calibration": calibration_s, "training": time.monotonic() - start}
         return TrainingRun(self.module, scans, self.history.losses, taken, self.notes)
+
+    def _pretrain(self, scans: list[LitScan]) -> None:
+        config = self.payload.tf_training_config
+        if config.pretrain_scans == 0:
+            return
+        # the scan itself gets half of the time at least
+        ends_at = None if config.max_time_s is None else self._started + config.max_time_s / 2
+        self.notes.append(pretrain(self.module, self.payload, scans, self.output_dir, ends_at))
 
     def _fit(self, data: BlockDataModule) -> None:
         loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}

@@ -60,6 +60,7 @@ FLAGS = {
     "seed": ("--seed 11", 11),
     "accelerator": ("--accelerator cuda", "cuda"),
     "init_from": ("--init-from earlier", Path("earlier")),
+    "pretrain_scans": ("--pretrain-scans 5", 5),
     "merge_block": ("--merge-block 6", 6),
     "stages": ("--stages 3", 3),
     "projection_steps": ("--projection-steps 1", 1),
