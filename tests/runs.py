@@ -1,5 +1,6 @@
 """A small simulated scan and a made-up run on it, for tests of files, pictures and the command line."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,3 +116,35 @@ def check_mistake(result, *fragments):
     assert result.stdout == "" and result.stderr.count("Error: ") == 1
     for fragment in fragments:
         assert fragment in result.stderr
+
+
+class Recorder:
+    """A reporter of progress that writes everything down."""
+
+    def __init__(self):
+        self.tasks = []
+
+    @contextlib.contextmanager
+    def task(self, what, total, unit, limit_s):
+        entry = {
+            "what": what,
+            "total": total,
+            "unit": unit,
+            "limit_s": limit_s,
+            "done": 0.0,
+            "texts": [],
+            "ended": False,
+        }
+        self.tasks.append(entry)
+
+        def step(done=1.0, text=""):
+            entry["done"] += done
+            entry["texts"].append(text)
+
+        try:
+            yield step
+        finally:
+            entry["ended"] = True
+
+    def named(self, what):
+        return [entry for entry in self.tasks if entry["what"] == what]

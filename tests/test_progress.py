@@ -1,6 +1,5 @@
 """Progress: who is told what, and what a terminal shows of it."""
 
-import contextlib
 import io
 import logging
 import re
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from runs import small_scan
+from runs import Recorder, small_scan
 
 from ptycho import progress, validation
 from ptycho.cli.logs import verbosity_options
@@ -22,38 +21,6 @@ from ptycho.cli.progress import TerminalProgress, _Work, show_progress
 from ptycho.io import npz
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class Recorder:
-    """A reporter that writes everything down."""
-
-    def __init__(self):
-        self.tasks = []
-
-    @contextlib.contextmanager
-    def task(self, what, total, unit, limit_s):
-        entry = {
-            "what": what,
-            "total": total,
-            "unit": unit,
-            "limit_s": limit_s,
-            "done": 0.0,
-            "texts": [],
-            "ended": False,
-        }
-        self.tasks.append(entry)
-
-        def step(done=1.0, text=""):
-            entry["done"] += done
-            entry["texts"].append(text)
-
-        try:
-            yield step
-        finally:
-            entry["ended"] = True
-
-    def named(self, what):
-        return [entry for entry in self.tasks if entry["what"] == what]
 
 
 class Terminal(io.StringIO):

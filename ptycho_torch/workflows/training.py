@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import tempfile
@@ -31,6 +32,9 @@ from ptycho_torch.workflows.recon_log import ReconstructionLog
 from ptycho_torch.workflows.scans import lit_scans, validation_scans, withholds
 
 logger = logging.getLogger(__name__)
+
+AFTER_PRETRAINING = 0.3
+"""Share of the learning rate at which a network that has learned from simulated scans goes on."""
 
 
 @dataclass
@@ -107,6 +111,7 @@ class TrainingJob:
         if config.init_from is not None:
             _start_from(self.module, config.init_from, self.notes)
         self.history = _LossHistory(self.module, config.nepochs)
+        self._start: dict[str, Any] | None = None  # weights that have been learned before the first epoch
         self._recon_log = ReconstructionLog.asked_by(execution, output_dir)
         with lightning_utils.quiet_lightning():
             self.trainer = lightning_utils.make_trainer(self._trainer_arguments(validates))
@@ -115,10 +120,13 @@ class TrainingJob:
         config, execution = self.payload.tf_training_config, self.payload.execution_config
         names = self.history.names
         monitor = lightning_utils.monitored_metric(execution, names["train"], names["val"], validates)
+        self._monitor = monitor
+        # what was learned before the first epoch may be best: it is scored as well
+        sanity = {"num_sanity_val_steps": -1} if config.pretrain_scans > 0 else {}
         arguments = lightning_utils.trainer_arguments(
             execution, self.output_dir, monitor, config.nepochs,
             manual=not getattr(self.module, "automatic_optimization", True),
-        )  # fmt: skip
+        ) | sanity  # fmt: skip
         arguments["callbacks"] += [
             self.history,
             callbacks.PlateauStop(names["train"], config.stop_improvement, config.stop_window, warm_up(config)),
@@ -163,12 +171,17 @@ class TrainingJob:
         return TrainingRun(self.module, scans, self.history.losses, taken, self.notes)
 
     def _pretrain(self, scans: list[LitScan]) -> None:
-        config = self.payload.tf_training_config
+        payload, config = self.payload, self.payload.tf_training_config
         if config.pretrain_scans == 0:
             return
         # the scan itself gets half of the time at least
         ends_at = None if config.max_time_s is None else self._started + config.max_time_s / 2
-        self.notes.append(pretrain(self.module, self.payload, scans, self.output_dir, ends_at))
+        self.notes.append(pretrain(self.module, payload, scans, self.output_dir, ends_at))
+        gentle = payload.pt_training_config.learning_rate * AFTER_PRETRAINING
+        self.module.configure_for(
+            dataclasses.replace(payload.pt_training_config, learning_rate=gentle), payload.pt_inference_config
+        )
+        self._start = {name: value.cpu().clone() for name, value in self.module.state_dict().items()}
 
     def _fit(self, data: BlockDataModule) -> None:
         loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
@@ -181,6 +194,14 @@ class TrainingJob:
                 "and precision."
             ) from error
 
+    def _start_is_best(self) -> bool:
+        """Whether no epoch has predicted the withheld frames better than the network did before the first."""
+        before = self.history.start.get(self._monitor)
+        if self._start is None or before is None:
+            return False
+        sign = -1 if self.payload.execution_config.checkpoint_mode == "max" else 1
+        return not any(sign * loss < sign * before for loss in self.history.losses.get("val", []))
+
     def _take_best(self) -> None:
         share, state = processes.now(), None
         best = getattr(getattr(self.trainer, "checkpoint_callback", None), "best_model_path", "")
@@ -188,6 +209,9 @@ class TrainingJob:
             # the CSV logger's own copy of the configuration; the archive and metrics.json have it
             (self.output_dir / "hparams.yaml").unlink(missing_ok=True)
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"] if best else None
+            if best and self._start_is_best():
+                state = self._start
+                logger.info("No epoch predicts the withheld frames better than the network did before.")
         state = share.common(state)  # another node may not see the file
         if state is not None:
             self.module.load_state_dict(state)
@@ -251,6 +275,7 @@ class _LossHistory(pl.Callback):
         # memory that a process which is started for the training shares with this one
         context = torch.multiprocessing.get_context("spawn")
         self._shared = context.RawArray("d", [_NOT_LOGGED] * (max_epochs * len(self.names)))
+        self._before = context.RawValue("d", _NOT_LOGGED)
 
     @property
     def losses(self) -> dict[str, list[float]]:
@@ -258,6 +283,17 @@ class _LossHistory(pl.Callback):
         table = np.array(self._shared).reshape(-1, len(self.names))
         found = {name: column[column != _NOT_LOGGED].tolist() for name, column in zip(self.names, table.T, strict=True)}
         return {name: values for name, values in found.items() if values}
+
+    @property
+    def start(self) -> dict[str, float]:
+        """The loss of the withheld frames before the first epoch, by the name of the metric; empty if not looked at."""
+        return {} if self._before.value == _NOT_LOGGED else {self.names["val"]: self._before.value}
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the score of what training starts from, where the Trainer was asked to look at all of it."""
+        found = trainer.callback_metrics.get(self.names["val"])
+        if trainer.is_global_zero and found is not None:
+            self._before.value = float(found)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take what the epoch has logged."""

@@ -12,6 +12,7 @@ from ptycho_torch.physics.realspace import (
     align_phase,
     amplitude_variance,
     complex_mae,
+    edge_mae,
     labelled_mae,
     mean_deviation,
     phase_total_variation,
@@ -220,6 +221,20 @@ def test_errors_against_a_label_by_loops(sample, label, weights):
     np.testing.assert_allclose(found, sums / shares.sum(), rtol=1e-6)
 
 
+def test_errors_of_edges_by_loops(sample, label, weights):
+    error = aligned_by_search(sample, label, weights) - label
+    shares = np.ones(SHAPE) if weights is None else np.broadcast_to(weights, SHAPE)
+    sums = np.zeros((3, 2))
+    for place in np.ndindex(SHAPE):
+        sums[0] += shares[place] * abs(error[place]), shares[place]
+        for axis, way in ((1, (0, 0, 1, 0)), (2, (0, 0, 0, 1))):
+            beside = tuple(np.add(place, way))
+            if beside[2] < SHAPE[2] and beside[3] < SHAPE[3]:
+                both = min(shares[place], shares[beside])
+                sums[axis] += both * abs(error[beside] - error[place]), both
+    assert value(edge_mae, sample, label, weights) == pytest.approx((sums[:, 0] / sums[:, 1]).sum(), rel=1e-6)
+
+
 @pytest.mark.parametrize("term", OF_TWO.values(), ids=OF_TWO.keys())
 def test_labels_are_met_up_to_a_phase_per_image(term, sample, label, weights, rng):
     factors = np.exp(1j * rng.uniform(-np.pi, np.pi, (*SHAPE[:2], 1, 1)))
@@ -234,7 +249,7 @@ def test_a_phase_error_across_the_wrap_is_small():
     assert value(OF_TWO["phase_mae"], near, label) < 0.2 / 4 + 1e-9
 
 
-@pytest.mark.parametrize("term", [align_phase, complex_mae, labelled_mae])
+@pytest.mark.parametrize("term", [align_phase, complex_mae, edge_mae, labelled_mae])
 def test_different_shapes_are_refused(term):
     with pytest.raises(ValueError, match=r"\(2, 4, 4\) and label \(4, 4\)"):
         term(torch.ones(2, 4, 4, dtype=torch.complex64), torch.ones(4, 4, dtype=torch.complex64))

@@ -213,7 +213,7 @@ CALLER = {
         "test_data_file": "test_config_factory.py", "backend": "test_backend_selection.py",
         "init_from": "test_training_starts_from_another_models_network",
         "nphotons": "test_nphotons_scales_frames_of_unknown_scale", "seed": "test_the_seed_gives_the_weights",
-        "measurement_domain": "test_training.py",
+        "measurement_domain": "test_training.py", "pretrain_scans": "test_pretraining.py",
     },
     InferenceConfig: {
         "model": "the archive says it", "model_path": "test_training.py", "test_data_file": "test_config_factory.py",
