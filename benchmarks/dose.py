@@ -48,8 +48,9 @@ PEERS = {
     "poisson": dataclasses.replace(_PEER, noise_model="poisson"),
     "compact": dataclasses.replace(_PEER, batching="compact", momentum=0.5),
 }
-OURS = ("projection", "network", "refined")
-METHODS = (*OURS, "lsqml")
+PRETRAIN_SCANS = 24
+OURS = {"plain": ("projection", "network", "refined"), "pretrained": ("pretrained",)}  # measured together
+METHODS = ("projection", "network", "pretrained", "refined", "lsqml")
 Figures = dict[str, float]
 
 
@@ -138,10 +139,20 @@ def refined(raw: RawData, outcome: Outcome, epochs: int = REFINED_EPOCHS) -> Out
 def by_us(raw: RawData, figures_of: Judge) -> dict[str, Any]:
     """Figures of projection, network, and the network refined."""
     outcome = networked(raw, {}, {})
-    found: dict[str, Any] = {name: figures_of(place_outcome(outcome, name)) for name in ("projection", "network")}
-    found["network"] |= {"epochs": len(outcome.losses.get("train", [])), "time_s": outcome.timings_s["training"]}
+    found: dict[str, Any] = {"projection": figures_of(place_outcome(outcome, "projection"))}
+    found["network"] = figures_of(place_outcome(outcome, "network")) | _training_of(outcome)
     found["refined"] = figures_of(place_outcome(refined(raw, outcome), "refined"))
     return found
+
+
+def by_us_pretrained(raw: RawData, figures_of: Judge) -> dict[str, Any]:
+    """Figures of a network that has seen simulated scans of other objects first."""
+    outcome = networked(raw, {}, {"pretrain_scans": PRETRAIN_SCANS})
+    return {"pretrained": figures_of(place_outcome(outcome, "network")) | _training_of(outcome)}
+
+
+def _training_of(outcome: Outcome) -> dict[str, float]:
+    return {"epochs": len(outcome.losses.get("train", [])), "time_s": outcome.timings_s["training"]}
 
 
 def by_peer(
@@ -194,12 +205,16 @@ def rows_of(results: list[dict[str, Any]], key: str, name: Callable[[list[dict[s
     return [[name(rows), str(len(rows)), *(cell(rows, method) for method in METHODS)] for rows in groups]
 
 
-HEADER = ["seeds", "projection", "network; epochs", "network refined", "LSQML's best; its epochs"]
+HEADER = [
+    "seeds", "projection", "network; epochs", "pre-trained; epochs", "network refined", "LSQML's best; its epochs",
+]  # fmt: skip
 INTRODUCTION = """## Few counts, few frames
 
 `make bench-dose`. Simulated Fermat scans of dead leaves, 600 frames of 64 x 64 pixels, overlap 83 %, the true probe
 given and held. Each figure: phase correlation / phase SSIM against the true object, mean over the seeds, in brackets
-the range of the SSIM. Projection: as many projections as the network's stages take, without the network. Refined:
+the range of the SSIM. Projection: as many projections as the network's stages take, without the network.
+Pre-trained: the network with `--pretrain-scans {pretrain}`, which has seen simulated scans of other dead leaves, lines
+and smooth fields first (docs/findings.md, PRETRAIN-001). Refined:
 {epochs} epochs from the network's object. LSQML: ptychi {ptychi}, batches of {batch_size} frames,
 the best of {snapshots} epochs and of three settings (random batches with the Gaussian and with the Poisson
 noise model; compact ones with a gain of momentum of 0.5; at 2e3 counts the Poisson one, of which the first seed had
@@ -211,7 +226,8 @@ Measured on {processor}, {cores} cores, torch {torch}, {date}.
 def write_page(page: Path, results: list[dict[str, Any]]) -> None:
     """Put the tables into the page."""
     stated = {"batch_size": _PEER.batch_size, "snapshots": ", ".join(str(at) for at in SNAPSHOTS)}
-    parts = [INTRODUCTION.format(**machine(), **stated, epochs=REFINED_EPOCHS, ptychi="2.2")]
+    counted = {"epochs": REFINED_EPOCHS, "pretrain": PRETRAIN_SCANS}
+    parts = [INTRODUCTION.format(**machine(), **stated, **counted, ptychi="2.2")]
     doses = [row for row in results if row["share"] == 1]
     thinned = [row for row in results if row["dose"] == THINNED_AT]
     parts.append(table(["counts per frame", *HEADER], rows_of(doses, "dose", lambda rows: f"{rows[0]['dose']:.0e}")))
@@ -228,13 +244,14 @@ def write_page(page: Path, results: list[dict[str, Any]]) -> None:
 
 
 def measure(
-    condition: Condition, python: Path, settings: dict[str, PeerSettings], before: dict[str, Any], with_ours: bool
+    condition: Condition, python: Path, settings: dict[str, PeerSettings], before: dict[str, Any], groups: list[str]
 ) -> dict[str, Any]:
     """Figures of what is asked for on one scan, with those from before."""
     raw = scan_of(condition)
     judge = Judge(raw, 2 if condition.share == 1 else 1)
     about = {**dataclasses.asdict(condition), "frames": raw.n_frames, "overlap": overlap_of(raw)}
-    ours = by_us(raw, judge) if with_ours else {}
+    ours = by_us(raw, judge) if "plain" in groups else {}
+    ours |= by_us_pretrained(raw, judge) if "pretrained" in groups else {}
     return before | about | ours | by_peer(python, raw, judge, settings, before.get("lsqml_by_epoch", {}))
 
 
@@ -245,7 +262,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, nargs="*", default=list(SHARES), help=f"kept, at {THINNED_AT:.0e}")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--again", action="store_true", help="measure ours anew, keep what was measured of LSQML")
-    parser.add_argument("--ours", action=argparse.BooleanOptionalAction, default=True, help="or only LSQML")
+    parser.add_argument("--ours", nargs="*", default=list(OURS), choices=list(OURS), help="none: only LSQML")
     parser.add_argument("--lsqml", nargs="*", default=list(PEERS), choices=list(PEERS), help="its settings")
     parser.add_argument("--peer", type=Path, default=ENVIRONMENT, help="folder of the peer's environment")
     parser.add_argument("--threads", type=int, default=1)
@@ -263,11 +280,11 @@ def main() -> None:
     for condition in conditions(arguments.dose, arguments.share, arguments.seeds):
         same = [row for row in results if dataclasses.asdict(condition).items() <= row.items()]
         before = same[0] if same else {}
-        with_ours = arguments.ours and (arguments.again or not before.keys() >= set(OURS))
-        if not with_ours and settings.keys() <= before.get("lsqml_by_epoch", {}).keys():
+        groups = [name for name in arguments.ours if arguments.again or not before.keys() >= set(OURS[name])]
+        if not groups and settings.keys() <= before.get("lsqml_by_epoch", {}).keys():
             continue
         started = time.perf_counter()
-        found = measure(condition, python, settings, before, with_ours)
+        found = measure(condition, python, settings, before, groups)
         results = [row for row in results if row not in same] + [found]
         shown = ", ".join(f"{method} {cell(results[-1:], method)}" for method in METHODS)
         print(f"{condition.label}: {shown} ({time.perf_counter() - started:.0f} s)", flush=True)
