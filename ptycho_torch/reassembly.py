@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +71,15 @@ def fastest_batch(N: int, modes: int, device: torch.device | str) -> int:
     return min(fitting, max(4, _WAVE_BYTES // (8 * N * N * modes))) if torch.device(device).type == "cpu" else fitting
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What the first projections have made, (1, H, W), how many they were, and how long they took; or nothing yet."""
+
+    canvas: Tensor | None = None
+    steps: int = 0
+    time_s: float = 0.0
+
+
 class StreamedFrames:
     """All frames of a scan on one canvas, as a generator sees them in inference.
 
@@ -82,11 +93,15 @@ class StreamedFrames:
         batch_size: frames in memory at a time; None for :func:`fastest_batch`.
         members: (n,) int64, the frames that take part; None for all.
         share: of this process, where several stream the scan together; each of them gets the whole result.
+        begins: how often :meth:`begin` will be asked for the same; what it has made is kept so long.
+
+    Attributes:
+        spared_s: seconds that :meth:`begin` did not take since what it has made was kept.
     """
 
     def __init__(
         self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None,
-        share: Share | None = None, members: Tensor | None = None,
+        share: Share | None = None, members: Tensor | None = None, begins: int = 1,
     ) -> None:  # fmt: skip
         self.scan, self.probe, self._share = scan, probe, share or Share()
         self._members = torch.arange(scan.raw.n_frames) if members is None else members
@@ -96,6 +111,8 @@ class StreamedFrames:
         # the merge in units of the peak, so that one map serves as weight and as illumination
         self._floor = projection_floor(probe) / self._peak
         self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
+        self._more_begins, self._begun = begins - 1, _Begun()
+        self.spared_s = 0.0
         self._kept: dict[int, Tensor] | None = {} if scan.raw.n_frames * probe.nbytes <= _KEPT_BYTES else None
         self._amplitudes: dict[int, Tensor] = {}
         with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
@@ -145,7 +162,18 @@ class StreamedFrames:
 
     def begin(self, steps: int) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
-        return self.project(self.vacuum(), steps)
+        begun, self._begun = self._begun, _Begun()
+        if begun.canvas is None or begun.steps != steps:
+            start = time.perf_counter()
+            canvas = self.project(self.vacuum(), steps)
+            begun = _Begun(canvas, steps, time.perf_counter() - start)
+        else:
+            canvas = begun.canvas
+            self.spared_s += begun.time_s
+        if self._more_begins > 0:  # the caller may write into the canvas
+            self._more_begins -= 1
+            self._begun = dataclasses.replace(begun, canvas=canvas.clone())
+        return canvas
 
     def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""

@@ -116,4 +116,5 @@ class ProjectionUNet(Generator):
 
     def without_network(self, frames: FramesOnCanvas) -> Tensor:
         """As many projections as all stages take together, and no correction."""
-        return frames.project(frames.vacuum(), sum(self.steps))
+        canvas = frames.begin(self.begin_steps)
+        return frames.project(canvas, sum(self.steps[1:]), made=self.begin_steps)

@@ -8,12 +8,15 @@ from small_scans import small_scan
 from ptycho.metrics import expected_deviance, poisson_deviance
 from ptycho_torch import reassembly
 from ptycho_torch.calibration import scaled_guess
+from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.unet import UNet
+from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.physics.detector import centred_order
 from ptycho_torch.physics.patches import merge_from_sums, merge_in_place
 from ptycho_torch.reassembly import StreamedFrames, fastest_batch, frames_that_fit
 from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
+from ptycho_torch.workflows.reconstruct import reconstruct
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,46 @@ def test_a_stream_gives_what_one_block_gives(scan, probe, batch_size):
     torch.testing.assert_close(streamed.illumination(), block.illumination(), rtol=1e-5, atol=1e-6)
     canvas = block.project(block.vacuum(), 4)
     torch.testing.assert_close(streamed.project(streamed.vacuum(), 4), canvas, rtol=1e-4, atol=1e-4)
+
+
+def counted(monkeypatch):
+    """Takes down how many projections each call makes."""
+    numbers, project = [], StreamedFrames.project
+
+    def counting(self, canvas, steps, **before):
+        numbers.append(steps)
+        return project(self, canvas, steps, **before)
+
+    monkeypatch.setattr(StreamedFrames, "project", counting)
+    return numbers
+
+
+def test_first_projections_are_kept_as_often_as_they_are_asked_for(scan, probe, monkeypatch):
+    made = counted(monkeypatch)
+    frames = StreamedFrames(scan, probe, torch.from_numpy(scan.raw.good_pixels), begins=2)
+    first = frames.begin(3)
+    assert frames.spared_s == 0
+    expected = first.clone()
+    first.zero_()  # whoever asks may write into it
+    assert torch.equal(frames.begin(3), expected) and made == [3]
+    assert frames.spared_s > 0
+    assert torch.equal(frames.begin(3), expected) and made == [3, 3], "nothing is kept any more"
+    other = StreamedFrames(scan, probe, torch.from_numpy(scan.raw.good_pixels), begins=2)
+    assert not torch.equal(other.begin(2), other.begin(3)) and made == [3, 3, 2, 3]
+
+
+def test_the_object_without_the_network_takes_no_projections_of_its_own(scan, probe, monkeypatch):
+    made = counted(monkeypatch)
+    module = PtychoPINN_Lightning(ModelConfig(stages=2, projection_steps=4, later_projection_steps=0))
+    with torch.no_grad():
+        module.generator.correctors[0].head.weight.normal_(0, 0.1)
+    outcome = reconstruct(module, scan, probe.numpy())
+    assert sum(made) == 4
+    alone = stream(scan, probe, None).project(stream(scan, probe, None).vacuum(), 4)[0].numpy()
+    lit = outcome.coverage > 0
+    np.testing.assert_array_equal(outcome.stages["projection"].object[lit], alone[lit])
+    assert not np.allclose(outcome.stages["network"].object[lit], alone[lit])
+    assert 0 < outcome.stages["projection"].time_s < outcome.stages["network"].time_s
 
 
 def test_no_projection_is_no_change(scan, probe):

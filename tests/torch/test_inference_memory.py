@@ -56,11 +56,12 @@ def scattered(rng, side_px):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("stages", "steps", "canvases"), [(1, 1, 3.3), (2, 3, 6.6)])
-def test_the_canvases_that_exist_at_a_time(stages, steps, canvases, rng):
-    """Two results, and a map of real numbers beside them, half as large: 2.5; in between, of several projections that
-    are extrapolated, four canvases instead of one: 5.7. The rest is for what the C library keeps."""
-    config = ModelConfig(stages=stages, projection_steps=steps, later_projection_steps=steps)
+@pytest.mark.parametrize(("stages", "steps", "later", "canvases"), [(1, 1, 0, 3.3), (2, 3, 0, 3.9), (2, 3, 3, 6.6)])
+def test_the_canvases_that_exist_at_a_time(stages, steps, later, canvases, rng):
+    """A map of real numbers, half as large as a canvas, and two results, or three canvases while projections are
+    extrapolated: 3.5 at most; projections that follow have the first ones beside them. The rest is for what the C
+    library keeps."""
+    config = ModelConfig(stages=stages, projection_steps=steps, later_projection_steps=later)
     module = PtychoPINN_Lightning(config)
     for corrector in module.generator.correctors:
         corrector.forward = lambda features: torch.zeros_like(features[:, :2])  # the network takes the same everywhere
