@@ -195,7 +195,8 @@ def cell(rows: list[dict[str, Any]], method: str) -> str:
         for figures in found if "epochs" in figures
     )  # fmt: skip
     spread = f" ({min(ssim):.3f} to {max(ssim):.3f})" if len(ssim) > 1 else ""
-    return f"{mean}{spread}{f'; {epochs}' if epochs else ''}"
+    fewer = f" [{len(found)} seed(s)]" if len(found) < len(rows) else ""
+    return f"{mean}{spread}{f'; {epochs}' if epochs else ''}{fewer}"
 
 
 def rows_of(results: list[dict[str, Any]], key: str, name: Callable[[list[dict[str, Any]]], str]) -> list[list[str]]:
