@@ -104,8 +104,35 @@ class TimeLimit(pl_callbacks.Callback):
             trainer.should_stop = True
 
 
-class ProgressReport(pl_callbacks.Callback):
-    """Tell whoever watches (:mod:`ptycho.progress`) how far training has come, with the newest losses.
+class _Report(pl_callbacks.Callback):
+    """Tells whoever watches (:mod:`ptycho.progress`) of a task, from the beginning to the end of a fit."""
+
+    def __init__(self) -> None:
+        self._task = ExitStack()
+        self._step: progress.Step | None = None
+
+    def _begin(
+        self, trainer: Trainer, what: str, total: float | None, unit: str, limit_s: float | None = None
+    ) -> None:  # fmt: skip
+        """Of several processes the first one tells."""
+        if trainer.is_global_zero:
+            self._step = self._task.enter_context(progress.task(what, total, unit, limit_s=limit_s))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End."""
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End, whatever happened."""
+        self._end()
+
+    def _end(self) -> None:
+        self._step = None
+        self._task.close()
+
+
+class ProgressReport(_Report):
+    """Tell how far training has come, with the newest losses.
 
     Args:
         losses: logged metrics by what they are to be called.
@@ -113,18 +140,16 @@ class ProgressReport(pl_callbacks.Callback):
     """
 
     def __init__(self, losses: dict[str, str], ends_at: float | None = None) -> None:
+        super().__init__()
         self.losses, self.ends_at = losses, ends_at
-        self._task = ExitStack()
-        self._step: progress.Step | None = None
         self._done = 0.0  # in epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin; of several processes the first one tells."""
-        if trainer.is_global_zero:
-            limit_s = None if self.ends_at is None else max(0.0, self.ends_at - time.monotonic())
-            total = None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
-            self._done = 0.0
-            self._step = self._task.enter_context(progress.task("Training", total, "epoch", limit_s=limit_s))
+        """Begin."""
+        limit_s = None if self.ends_at is None else max(0.0, self.ends_at - time.monotonic())
+        total = None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
+        self._done = 0.0
+        self._begin(trainer, "Training", total, "epoch", limit_s)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -147,21 +172,9 @@ class ProgressReport(pl_callbacks.Callback):
             self._step(epochs - self._done, text)
             self._done = epochs
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
-        self._end()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End, whatever happened."""
-        self._end()
-
-    def _end(self) -> None:
-        self._step = None
-        self._task.close()
-
-
-class StepReport(pl_callbacks.Callback):
-    """Tell whoever watches how many steps have been taken of those that there will be.
+class StepReport(_Report):
+    """Tell how many steps have been taken of those that there will be.
 
     Args:
         what: is done, in words.
@@ -170,29 +183,15 @@ class StepReport(pl_callbacks.Callback):
     """
 
     def __init__(self, what: str, steps: int, metric: str) -> None:
+        super().__init__()
         self.what, self.steps, self.metric = what, steps, metric
-        self._task = ExitStack()
-        self._step: progress.Step | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin; of several processes the first one tells."""
-        if trainer.is_global_zero:
-            self._step = self._task.enter_context(progress.task(self.what, self.steps, "step"))
+        """Begin."""
+        self._begin(trainer, self.what, self.steps, "step")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """A step."""
         if self._step is not None:
             value = trainer.callback_metrics.get(self.metric)
             self._step(1, "" if value is None else f"error {float(value):.4g}")
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
-        self._end()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End, whatever happened."""
-        self._end()
-
-    def _end(self) -> None:
-        self._step = None
-        self._task.close()

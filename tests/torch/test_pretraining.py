@@ -18,7 +18,7 @@ from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.blocks import BlockDataset
 from ptycho_torch.data.samplers import BlockRequest
 from ptycho_torch.data.scans import LitScan, PlacedScan
-from ptycho_torch.workflows import pretraining
+from ptycho_torch.workflows import pretraining, training
 from ptycho_torch.workflows.pretraining import known_object, simulated_scans
 from ptycho_torch.workflows.reconstruct import train_scan
 from ptycho_torch.workflows.training import AFTER_PRETRAINING, TrainingJob
@@ -213,11 +213,24 @@ def test_an_epoch_that_is_better_is_taken(tmp_path):
 
 
 def test_half_of_the_time_is_for_the_scan(sparse, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "STEPS", 100_000)
-    started = time.monotonic()
-    config = configuration(nepochs=100_000, max_time_s=4.0, stop_improvement=0.0, pretrain_scans=1)
-    outcome = train_scan(sparse, config, execution(), output_dir=tmp_path)
-    assert len(outcome.losses["train"]) > 1 and time.monotonic() - started < 30
+    asked = []
+    monkeypatch.setattr(training, "pretrain", lambda *args: asked.append(args[-1]) or "a note")
+    for limit in (4000.0, None):
+        config = configuration(max_time_s=limit)
+        before = time.monotonic()
+        job = TrainingJob(payload_of(config, execution(), output_dir=tmp_path), tmp_path, False)
+        after = time.monotonic()
+        job.run(sparse)
+        assert limit is None or before + limit / 2 <= asked[-1] <= after + limit / 2
+    assert asked[-1] is None
+
+
+def test_no_step_is_taken_after_the_time_is_up(sparse, tmp_path):
+    recorder, payload = Recorder(), payload_of(configuration(), execution(), output_dir=tmp_path)
+    job = TrainingJob(payload, tmp_path, False)
+    with progress.reporting_to(recorder):
+        pretraining.pretrain(job.module, payload, [lit(sparse)], tmp_path, time.monotonic())
+    assert recorder.named("Training on simulated scans")[0]["done"] == 1, "one step is always taken"
 
 
 def test_a_module_of_another_kind_is_refused(sparse, tmp_path):
