@@ -36,7 +36,8 @@ HERE = Path(__file__).parent
 REPEATS = 5
 FRAMES = {64: 480, 128: 240}
 METHODS: dict[str, dict[str, Any]] = {
-    "projection_unet, 1 stage": {"stages": 1, "projection_steps": 1},
+    "projection_unet, 1 stage, 1 projection": {"stages": 1, "projection_steps": 1},
+    "projection_unet, 1 stage, 10 projections": {"stages": 1, "projection_steps": 10},
     "projection_unet, default": {},
     "cnn": {"architecture": "cnn"},
 }
