@@ -14,6 +14,10 @@ from ptycho_torch.data.samplers import BlockRequest
 from ptycho_torch.data.scans import LitScan
 from ptycho_torch.solvers.frames import relative_to_block
 
+STEP_PX = 16
+"""Sides of the canvases of a batch are multiples of this. Every size that a convolution has not seen yet is compiled
+for anew, which takes as long as a fifth of a step; so there are few sizes."""
+
 
 class Batch(NamedTuple):
     """A batch of B blocks of K frames. Callers of the reference take the same three parts from its loaders.
@@ -86,7 +90,8 @@ class BlockDataset(Dataset[Batch]):
         flat = indices.reshape(-1)
         counts = placed.counts(flat)
         global_starts = placed.starts[flat].view(n_blocks, size, 2)
-        starts, shape = relative_to_block(global_starts, counts.shape[-1])
+        starts, smallest = relative_to_block(global_starts, counts.shape[-1])
+        shape = (-(-smallest[0] // STEP_PX) * STEP_PX, -(-smallest[1] // STEP_PX) * STEP_PX)
         fractions = placed.fractions[flat].view(n_blocks, size, 2)
         places = (starts + fractions).flip(-1)
         scaling = torch.full((n_blocks, 1, 1, 1), scale)

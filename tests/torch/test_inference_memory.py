@@ -56,7 +56,7 @@ def scattered(rng, side_px):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("stages", "steps", "later", "canvases"), [(1, 1, 0, 3.3), (2, 3, 0, 3.9), (2, 3, 3, 6.6)])
+@pytest.mark.parametrize(("stages", "steps", "later", "canvases"), [(1, 1, 0, 3.3), (2, 3, 0, 4.3), (2, 3, 3, 6.6)])
 def test_the_canvases_that_exist_at_a_time(stages, steps, later, canvases, rng):
     """A map of real numbers, half as large as a canvas, and two results, or three canvases while projections are
     extrapolated: 3.5 at most; projections that follow have the first ones beside them. The rest is for what the C

@@ -102,7 +102,11 @@ def test_a_block_starts_as_the_whole_scan_does(raw):
     fields = loader.dataset[request][0]
     whole, (top, left) = starts(loader)[request.fold], placed.starts[request.indices].amin(0).tolist()
     height, width = fields["shape"].tolist()
-    assert torch.equal(fields["begun"][0], whole.canvas[top : top + height, left : left + width])
+    inside = whole.canvas[top : top + height, left : left + width]
+    rows, columns = inside.shape
+    assert torch.equal(fields["begun"][0, :rows, :columns], inside)
+    assert (fields["begun"][0, rows:] == 1).all() and (fields["begun"][0, :, columns:] == 1).all()
+    assert (fields["lit"][0, rows:] == 0).all() and (fields["lit"][0, :, columns:] == 0).all()
     kept = np.setdiff1d(data.train_indices, np.flatnonzero(loader.sampler.folds == request.fold))
     by_hand = torch.zeros(placed.canvas.shape)
     for frame in kept:
