@@ -17,10 +17,11 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho import progress
+from ptycho import launch, progress
 from ptycho.diffsim import make_object, object_shape_for, on_object, simulate_scan
 from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
@@ -89,7 +90,6 @@ def pretrain(
             batch_size=-(-BLOCKS_PER_STEP * payload.pt_model_config.merge_block // payload.pt_data_config.C),
         ),
         execution,
-        processes=getattr(trainer, "world_size", 1),
     )  # fmt: skip
     data.begin(getattr(module.generator, "begin_steps", 0), lightning_utils.device_of(execution))
     with lightning_utils.quiet_lightning(), lightning_utils.stopped_by_interrupt(trainer):
@@ -158,13 +158,20 @@ def _neighbours(raw: RawData, rng: np.random.Generator) -> tuple[NDArray[np.floa
 
 
 def _trainer(payload: TrainingPayload, output_dir: Path, ends_at: float | None) -> Any:
-    """A Trainer for so many steps, which leaves no file."""
+    """A Trainer for so many steps, which leaves no file.
+
+    Of several processes each takes all of them: it is a minute's work.
+    """
     execution = dataclasses.replace(
         payload.execution_config, enable_checkpointing=False, enable_progress_bar=False, logger_backend=None,
         accum_steps=1, gradient_clip_val=None,
     )  # fmt: skip
     arguments = lightning_utils.trainer_arguments(execution, output_dir, LOSS, -1)
-    arguments |= {"max_steps": STEPS}
+    on_gpu = lightning_utils.device_of(execution) == "cuda"
+    arguments |= {
+        "max_steps": STEPS, "devices": [launch.place().on_node] if on_gpu else 1, "num_nodes": 1, "strategy": "auto",
+        "plugins": [LightningEnvironment()],  # not that of a launcher, which would count on its other processes
+    }  # fmt: skip
     arguments["callbacks"].append(callbacks.StepReport("Training on simulated scans", STEPS, LOSS))
     if ends_at is not None:
         arguments["callbacks"].append(callbacks.TimeLimit(ends_at))
@@ -186,7 +193,7 @@ class _Pretraining(pl.LightningModule):
         brightness = lit.square()
         loss = edge_mae(canvas, known, brightness / (brightness + DIM**2))
         self.log(LOSS, loss.detach(), on_step=True, on_epoch=False, batch_size=1)
-        return loss * fields["share"] if "share" in fields else loss
+        return loss
 
     def configure_optimizers(self) -> Any:
         rate = LEARNING_RATE * self.module.generator.learning_rate_share

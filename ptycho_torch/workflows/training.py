@@ -181,7 +181,9 @@ class TrainingJob:
         self.module.configure_for(
             dataclasses.replace(payload.pt_training_config, learning_rate=gentle), payload.pt_inference_config
         )
-        self._start = {name: value.cpu().clone() for name, value in self.module.state_dict().items()}
+        learned = {name: value.cpu().clone() for name, value in self.module.state_dict().items()}
+        self._start = processes.now().common(learned)  # on different processors not the same to the bit
+        self.module.load_state_dict(self._start)
 
     def _fit(self, data: BlockDataModule) -> None:
         loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
