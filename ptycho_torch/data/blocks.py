@@ -26,7 +26,8 @@ class Batch(NamedTuple):
         fields: by name,
             images (B, K, N, N) float32 photon counts, zero frequency at N//2;
             starts (B, K, 2) int64 placement on the blocks' canvases (row, column), fractions (B, K, 2) float32
-            sub-pixel remainders, shape (2,) int64 (H, W) of the canvases;
+            sub-pixel remainders, shape (2,) int64 (H, W) of the canvases,
+            multiples of `STEP_PX`;
             used (B, K) bool, frames that make the object; scored (B, K) bool, frames whose likelihood counts;
             coords_relative (B, K, 1, 2) float32 (x, y) = centre of the block - position, pixels;
             experiment_id (B,) int64, the number of the scan;

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from ptycho_torch.generators.base import FramesOnCanvas, Generator
 from ptycho_torch.generators.unet import UNet
+from ptycho_torch.physics.illumination import confidence
 
 N_FEATURES = 5
 MAX_LOG_AMPLITUDE = 2.0
-DIM = 0.5
-"""Illumination, in units of the maximum of one frame, at which half of a correction is taken."""
 CHANGE_GAIN = 4.0
 """The change of a stage is several times smaller than the departure from vacuum."""
 
@@ -68,8 +67,7 @@ def corrected(network: nn.Module, canvas: Tensor, before: Tensor, illumination: 
     The correction fades where there is too little light to learn from.
     """
     correction = network(correction_features(canvas, before, illumination))
-    brightness = illumination.square()
-    return apply_correction(canvas, correction * (brightness / (brightness + DIM**2))[:, None])
+    return apply_correction(canvas, correction * confidence(illumination)[:, None])
 
 
 class ProjectionUNet(Generator):

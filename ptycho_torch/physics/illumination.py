@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ptycho_torch.physics.fourier import at_least_single, mode_intensity, shift_ramp
 
+DIM = 0.5
+"""Illumination, in units of the maximum of one frame, at which :func:`confidence` is a half."""
+
 
 def shift_probe(probe: Tensor, fractions_px: Tensor) -> Tensor:
     """Move the probe by each frame's sub-pixel remainder.
@@ -63,6 +66,16 @@ def exit_waves(probe: Tensor, patches: Tensor) -> Tensor:
 def merge_weights(probe: Tensor) -> Tensor:
     """Illumination sum over modes |P|^2: (..., N, N) from (..., M, N, N), detached."""
     return mode_intensity(probe.detach())
+
+
+def confidence(illumination: Tensor) -> Tensor:
+    """How far an object pixel can be told from its light, 0 to 1: as L^2 / (L^2 + DIM^2).
+
+    Args:
+        illumination: any shape, real, in units of the maximum of one frame.
+    """
+    brightness = illumination.square()
+    return brightness / (brightness + DIM**2)
 
 
 def probe_to_real(probe: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from ptycho_torch.data.blocks import Batch
 from ptycho_torch.data.labels import labels_for
 from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.scans import LitScan, PlacedScan
-from ptycho_torch.physics.illumination import merge_weights
+from ptycho_torch.physics.illumination import confidence, merge_weights
 from ptycho_torch.physics.patches import merge_from_sums, place
 from ptycho_torch.physics.realspace import edge_mae
 from ptycho_torch.solvers.frames import MERGE_FLOOR
@@ -50,8 +50,6 @@ LOSS = "pretraining_loss"
 STEPS = 800
 BLOCKS_PER_STEP = 1
 LEARNING_RATE = 2e-3
-DIM = 0.5
-"""Illumination, in units of the maximum of one frame, at which an error counts half."""
 
 
 def pretrain(
@@ -190,8 +188,7 @@ class _Pretraining(pl.LightningModule):
         fields, frames = batch[0], self.module.frames_of(batch)
         canvas = self.module.generator(frames)
         known, lit = known_object(fields, frames.probes, frames.starts, frames.shape)
-        brightness = lit.square()
-        loss = edge_mae(canvas, known, brightness / (brightness + DIM**2))
+        loss = edge_mae(canvas, known, confidence(lit))
         self.log(LOSS, loss.detach(), on_step=True, on_epoch=False, batch_size=1)
         return loss
 

@@ -317,7 +317,7 @@ def reconstruct(
     if batch_size is None and configured not in (STREAMED_FRAMES, BackendInferenceConfig.batch_size):
         batch_size = min(configured, frames_that_fit(scan.raw.N, len(light)))
     frames = StreamedFrames(scan, light, good, batch_size, share, begins=2)
-    # the network first: beside the canvases it needs the most memory, and there is one canvas less then
+    # both begin with the same projections; the second one gets the canvas itself, not a copy
     network = _made(module.generator, frames)
     projection = _made(module.generator.without_network, frames)
     del frames  # its illumination is as large as the coverage
