@@ -108,9 +108,9 @@ def test_sampling_is_roughly_uniform():
 def test_cost(rng, n, peak):
     raw = RawData(rng.uniform(0, 100, n), rng.uniform(0, 100, n))
     raw._generate_groups_efficiently(4, 6, 4, seed=0)  # imports
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(raw._generate_groups_efficiently(512, 6, 4, seed=0)) == 512
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     tracemalloc.start()
     raw._generate_groups_efficiently(512, 6, 4, seed=0)
     used = tracemalloc.get_traced_memory()[1]
