@@ -3,7 +3,8 @@
 A network is trained on one simulated scan, whose probe guess is 10 % out of focus; another specimen is then scanned
 with the same beam. `infer --refine` starts from the network's object and the probe that training has calibrated;
 `refine` starts from vacuum and the guess. Both are run with more and more epochs, and the times are taken at which the
-phase correlation with the true object first is 99 % of what it is after many epochs from the network's object.
+phase correlation with the true object first is 99 % of what it is after many epochs from the network's object. The
+network's start is measured with all projections that it was trained with, and with fewer (`infer --projections`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ HERE = Path(__file__).parent
 EPOCHS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
 CONVERGED_EPOCHS = 100
 SHARE = 0.99
+PROJECTIONS = (None, 35, 25, 15)  # before the network; None: as in training
 EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
 OBJECTS = {"dead leaves": "dead_leaves", "lines": "lines", "Siemens star": "siemens_star"}
 
@@ -42,10 +44,11 @@ def figures(outcome: Outcome, raw: RawData) -> Point:
     return {"time_s": time_s, "phase_correlation": found.phase_correlation, "ssim": found.ssim}
 
 
-def with_network(model: Path, raw: RawData, epochs: int) -> Point:
-    """`infer --refine --refine-epochs`; without --refine for 0 epochs."""
+def with_network(model: Path, raw: RawData, epochs: int, projections: int | None = None) -> Point:
+    """`infer --projections --refine --refine-epochs`; without --refine for 0 epochs."""
     refine = RefinementSettings(epochs=epochs) if epochs else None
-    return {"epochs": epochs, **figures(infer_scan(model, raw, execution=EXECUTION, refine=refine), raw)}
+    found = infer_scan(model, raw, execution=EXECUTION, refine=refine, projections=projections)
+    return {"epochs": epochs, **figures(found, raw)}
 
 
 def from_vacuum(raw: RawData, epochs: int) -> Point:
@@ -53,18 +56,21 @@ def from_vacuum(raw: RawData, epochs: int) -> Point:
     return {"epochs": epochs, **figures(refine_scan(raw, None, RefinementSettings(epochs=epochs)), raw)}
 
 
-def measure(name: str, model: Path, epochs: list[int], seed: int) -> dict[str, Any]:
-    """Both curves of a scan, and when they reach the target."""
+def measure(name: str, model: Path, epochs: list[int], seed: int) -> list[dict[str, Any]]:
+    """The curves of a scan, and when they reach the target: one entry for each number of projections."""
     raw = simulate(Recipe(OBJECTS[name], seed=seed)).raw
     with_network(model, raw, 1), from_vacuum(raw, 1)  # warm up
     converged = with_network(model, raw, CONVERGED_EPOCHS)
     target = SHARE * converged["phase_correlation"]
-    mine = [with_network(model, raw, number) for number in (0, *epochs)]
     vacuum = [from_vacuum(raw, number) for number in epochs]
-    return {
-        "scan": name, "seed": seed, "target": target, "converged": converged, "network": mine, "vacuum": vacuum,
-        "network_s": time_to(mine, target), "vacuum_s": time_to(vacuum, target),
-    }  # fmt: skip
+    found = []
+    for projections in PROJECTIONS:
+        mine = [with_network(model, raw, number, projections) for number in (0, *epochs)]
+        found.append({
+            "scan": name, "seed": seed, "target": target, "converged": converged, "projections": projections,
+            "network": mine, "vacuum": vacuum, "network_s": time_to(mine, target), "vacuum_s": time_to(vacuum, target),
+        })  # fmt: skip
+    return found
 
 
 def row_of(found: dict[str, Any]) -> list[str]:
@@ -73,6 +79,7 @@ def row_of(found: dict[str, Any]) -> list[str]:
     best = max(found["vacuum"], key=lambda point: point["phase_correlation"])
     return [
         found["scan"], f"{found['converged']['phase_correlation']:.4f}", f"{found['target']:.4f}",
+        f"{found['projections'] or f'{ModelConfig.projection_steps}, as trained'}",
         f"{found['network'][0]['phase_correlation']:.4f} ({found['network'][0]['time_s']:.2f})",
         "not reached" if own is None else f"{own:.2f}",
         f"not reached: {best['phase_correlation']:.4f} in {best['time_s']:.1f}" if other is None else f"{other:.2f}",
@@ -80,13 +87,17 @@ def row_of(found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-HEADER = ["new scan", "converged", "target", "network alone (s)", "infer --refine (s)", "from vacuum (s)", "ratio"]
+HEADER = [
+    "new scan", "converged", "target", "projections", "network alone (s)", "infer --refine (s)", "from vacuum (s)",
+    "ratio",
+]  # fmt: skip
 INTRODUCTION = """## A second scan
 
 `python benchmarks/second_scan.py`. The network was trained on a scan of dead leaves; each new scan has another seed,
 the same beam, and the same probe guess, 10 % out of focus (600 frames, N = 64, 1e5 counts per frame). Converged: phase
 correlation with the true object {converged} epochs after the network. Times until {share:.0%} of that is reached:
-projections, network and refinement, without imports and reading.
+projections, network and refinement, without imports and reading. Fewer projections than in training:
+`infer --projections`.
 Measured on {processor}, {cores} cores, {threads} thread(s), torch {torch}, {date}; single runs.
 """
 
@@ -107,8 +118,9 @@ def main() -> None:
         train_scan(simulate(Recipe(seed=0)).raw, TrainingConfig(ModelConfig()), EXECUTION, output_dir=Path(folder))
         results = []
         for seed, name in enumerate(asked.scans, 1):
-            results.append(measure(name, Path(folder), asked.epochs, seed))
-            print(" | ".join(row_of(results[-1])), flush=True)
+            found = measure(name, Path(folder), asked.epochs, seed)
+            results.extend(found)
+            print("\n".join(" | ".join(row_of(one)) for one in found), flush=True)
     write_json(asked.output, {"threads": asked.threads, "results": results})
     introduction = INTRODUCTION.format(
         **machine() | {"threads": asked.threads}, converged=CONVERGED_EPOCHS, share=SHARE

@@ -89,10 +89,12 @@ def use_made_up_backend(monkeypatch):
         (output_dir / "wts.h5.zip").write_bytes(b"model")
         return [made_up_outcome(raw) for raw in raws]
 
-    def infer_scan(model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None, halves=None):
+    def infer_scan(
+        model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None, halves=None, projections=None
+    ):
         calls.infer = SimpleNamespace(
             model_path=model_path, raw=raw, config=config, execution=execution, refine=refine, uncertainty=uncertainty,
-            halves=halves,
+            halves=halves, projections=projections,
         )  # fmt: skip
         return made_up_outcome(raw)
 

@@ -12,7 +12,7 @@ from ptycho.cli import shared
 from ptycho.cli.afterwards import afterwards_options, asked_afterwards
 from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, knob_options, with_device
 from ptycho.cli.logs import verbosity_options
-from ptycho.cli.options import HeadedCommand
+from ptycho.cli.options import COUNT, HeadedCommand
 from ptycho.cli.resolve import Settings, resolve
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import InferenceConfig, ModelConfig, TrainingConfig
@@ -33,6 +33,11 @@ __all__ = ["infer", "start_inference"]
 @shared.scan_options
 @shared.comparison_options
 @afterwards_options
+@click.option(
+    "--projections", type=COUNT, metavar="N",
+    help="Projections before the network. Fewer give a coarser object sooner, for --refine to go on from; half of them "
+    "are a good start. [default: as in training]",
+)
 @knob_options(*with_device(INFERENCE_KNOBS))
 @verbosity_options
 @click.pass_context
@@ -49,6 +54,7 @@ def infer(
     Examples:
       ptychopinn infer results other_scan.npz --crop 64 --output-dir other_results
       ptychopinn infer results day/*.npz --output-dir day_results
+      ptychopinn infer results other_scan.npz --refine --projections 35 --output-dir refined
     """
     settings = resolve(ctx, options, config_file)
     folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
@@ -100,7 +106,7 @@ def _infer_and_report(
     from ptycho.cli.summary import print_summary
     from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
 
-    wanted_too = asked_afterwards(settings.values, [raw])
+    wanted_too = asked_afterwards(settings.values, [raw]) | {"projections": settings.get("projections")}
     outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, **wanted_too)
     if place().number > 0:
         return

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from ptycho.errors import InputError
+
 
 class FramesOnCanvas(Protocol):
     """Frames that share a canvas, seen through the operations a generator may use.
@@ -77,6 +79,17 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
+
+    def project_first(self, steps: int) -> None:
+        """Take so many projections before the network from now on, instead of as many as it was trained with.
+
+        Raises:
+            InputError: the generator has no such number.
+        """
+        raise InputError(
+            f"projections={steps}: the architecture {self.name!r} takes no projections before the network. Leave them "
+            "out."
+        )
 
     @abstractmethod
     def without_network(self, frames: FramesOnCanvas) -> Tensor:

@@ -98,6 +98,10 @@ class ProjectionUNet(Generator):
         """The U-Nets."""
         return list(self.correctors)
 
+    def project_first(self, steps: int) -> None:
+        """See :class:`ptycho_torch.generators.base.Generator`."""
+        self.begin_steps = self.steps[0] = steps
+
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
         before = frames.vacuum()

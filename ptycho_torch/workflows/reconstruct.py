@@ -185,6 +185,7 @@ def infer_scan(
     model_path: str | Path, raw: RawData, config: InferenceConfig | None = None,
     execution: PyTorchExecutionConfig | None = None, *, refine: RefinementSettings | None = None,
     uncertainty: UncertaintySettings | None = None, halves: HalvesSettings | None = None,
+    projections: int | None = None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained model; writes nothing.
 
@@ -196,12 +197,15 @@ def infer_scan(
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
         uncertainty: how to find the intervals of the phase; None for not at all.
         halves: how to halve the scan, to hold one half against the other; None for not at all.
+        projections: >= 1, before the network; None for as many as it was trained with. With fewer the object is
+            coarser and there sooner, for ``refine`` to go on from.
 
     Returns:
         The object without and with the network, and refined where asked for.
 
     Raises:
-        MissingFileError, InputError: no such archive, a damaged one, or frames that do not fit.
+        MissingFileError, InputError: no such archive, a damaged one, or frames that do not fit; ``projections`` for an
+            architecture that takes none.
     """
     started = time.perf_counter()
     execution = PyTorchExecutionConfig() if execution is None else execution
@@ -209,25 +213,40 @@ def infer_scan(
     notes += settings.announced(settings.training_only(execution))
     if config is not None:
         update_legacy_dict(params.cfg, config)
-    module, trained_with = load_model(model_path)
+    module, trained_with = _loaded(model_path, projections)
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
     wanted = Wanted(refine, uncertainty, halves)
     if halves is not None:
         check_enough_frames(raw.source, raw.n_frames, module.data_config.C)
-    arguments, n = (model_path, raw, execution), processes_of(execution)
+    arguments, n = (model_path, raw, execution, projections), processes_of(execution)
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share)
     outcome = _finished(module, known, outcome, execution, wanted, SHARED_IN_INFERENCE)
     outcome.notes[:0] = notes
     outcome.settings = {**trained_with, **outcome.settings}
+    if projections is not None:
+        outcome.settings["projections"] = projections
+        outcome.notes.append(f"Projections before the network: {projections}, as was asked for.")
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
-def _help_to_infer(share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig) -> None:
+def _help_to_infer(
+    share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig, projections: int | None
+) -> None:
     """What the other processes of an inference do."""
-    _inferred(load_model(model_path)[0], raw, execution, None, share)
+    _inferred(_loaded(model_path, projections)[0], raw, execution, None, share)
+
+
+def _loaded(model_path: str | Path, projections: int | None) -> tuple[PtychoPINN_Lightning, dict[str, Any]]:
+    """The module of an archive, with so many projections before its network, and its settings."""
+    if projections is not None and projections < 1:
+        raise InputError(f"projections={projections}: found less than 1. The network needs one projection to see data.")
+    module, trained_with = load_model(model_path)
+    if projections is not None:
+        module.generator.project_first(projections)
+    return module, trained_with
 
 
 def infer_with(

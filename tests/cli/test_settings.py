@@ -445,6 +445,19 @@ def test_two_halves_of_the_scan(scan_file, model_folder, tmp_path, backend, no_b
         assert (None if asked is None else (asked.seed, asked.half)) == expected
 
 
+@pytest.mark.parametrize(("words", "expected"), [((), None), (("--projections", 30), 30)])
+def test_projections_before_the_network_of_a_model(scan_file, model_folder, tmp_path, backend, words, expected):
+    assert run("infer", model_folder, scan_file, "-o", tmp_path / "a", *words).exit_code == 0
+    assert backend.infer.projections == expected
+    rows = table_of(run("infer", model_folder, scan_file, "-o", tmp_path / "b", *words, "--dry-run"))
+    assert rows["projections"] == (("30", "flag") if words else ("-", "default"))
+
+
+@pytest.mark.parametrize("wrong", ["0", "1.5"])
+def test_projections_that_are_no_count_are_refused(scan_file, model_folder, tmp_path, backend, wrong):
+    check_mistake(run("infer", model_folder, scan_file, "-o", tmp_path / "a", "--projections", wrong), "--projections")
+
+
 def test_halves_of_too_few_frames_are_refused(scan_file, model_folder, tmp_path, backend, no_backend_check):
     """Before anything is run, and before the results of an earlier run are lost."""
     out = tmp_path / "out"

@@ -1,5 +1,7 @@
 """Inference by several processes: the canvas of one, whatever the number."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from small_scans import small_scan
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.diffsim import simulate_demo_scan
+from ptycho.errors import InputError
 from ptycho_torch import processes, reassembly
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.halves import HalvesSettings
 from ptycho_torch.processes import Share
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 
@@ -64,6 +68,35 @@ def test_three_processes_give_the_object_of_one(architecture, tmp_path):
     np.testing.assert_allclose(three.frame_deviance, one.frame_deviance, rtol=1e-4)
     np.testing.assert_allclose(three.detector_residual, one.detector_residual, atol=1e-4)
     assert not torch.distributed.is_initialized()
+
+
+def test_fewer_projections_than_in_training(tmp_path):
+    """As a model that was made with so many, in one process and in two, and in the halves of the scan too."""
+    raw, execution = scan_of("projection_unet"), PyTorchExecutionConfig(accelerator="cpu")
+    for steps in (2, 5):
+        config = TrainingConfig(ModelConfig(N=raw.N, projection_steps=steps), nepochs=0, calibrate_probe=False)
+        train_scan(raw, config, execution, output_dir=tmp_path / str(steps))
+    halves = HalvesSettings()
+    own, many = (infer_scan(tmp_path / steps, raw, execution=execution, halves=halves) for steps in ("2", "5"))
+    two = dataclasses.replace(execution, devices=2)
+    for where in (execution, two):
+        few = infer_scan(tmp_path / "5", raw, execution=where, halves=halves, projections=2)
+        for name, stage in few.stages.items():
+            np.testing.assert_allclose(stage.object, own.stages[name].object, atol=1e-5)
+            assert np.abs(stage.object - many.stages[name].object).max() > 0.01
+            assert few.halves.stages[name].deviance == pytest.approx(own.halves.stages[name].deviance, rel=1e-4)
+    assert few.settings["projections"] == 2 and "Projections before the network: 2, as was asked for." in few.notes
+    assert "projections" not in many.settings
+    with pytest.raises(InputError, match="projections=0: found less than 1"):
+        infer_scan(tmp_path / "5", raw, execution=execution, projections=0)
+
+
+def test_projections_of_an_architecture_that_takes_none_are_refused(tmp_path):
+    raw, execution = scan_of("cnn"), PyTorchExecutionConfig(accelerator="cpu")
+    model = ModelConfig(N=raw.N, architecture="cnn", projection_steps=2)
+    train_scan(raw, TrainingConfig(model, nepochs=0, calibrate_probe=False), execution, output_dir=tmp_path)
+    with pytest.raises(InputError, match="projections=3: the architecture 'cnn' takes no projections"):
+        infer_scan(tmp_path, raw, execution=execution, projections=3)
 
 
 def fails(share):
