@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 FLAT = 1e-4
 """An object whose values spread less than this is a constant."""
+LOG_EVERY = 16
+"""Steps between two entries of the training loss."""
 
 
 class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the reference import
@@ -79,7 +81,10 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         key = LOSS_KEYS[self.model_config.loss_function]
         self.loss_name, self.val_loss_name = f"{key}_train_loss", f"{key}_val_loss"
         self._flat_epochs = 0
-        self._spread = 0.0
+        self._spread: Tensor | float = 0.0
+        # losses of the frames since the last entry, summed, and how many frames
+        self._losses: Tensor | float = 0.0
+        self._scored = 0
 
     def configs(self) -> dict[str, Any]:
         """The four configurations by name."""
@@ -207,23 +212,34 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         """Mean loss per unmasked pixel of the scored frames, with the terms that the configuration adds."""
         frames = self.frames_of(batch)
         canvas = self.generator(frames)
-        self._spread = float(canvas.detach().std())
+        self._spread = canvas.detach().std()  # not a number yet: a device need not wait for it
         return objective(canvas, frames, batch[0], self.model_config, self.training_config)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)
-        self._log(self.loss_name, "train_loss", loss, batch)
+        value, frames = _counted(loss, batch)
+        self._losses, self._scored = self._losses + value * frames, self._scored + frames
         # gradients are averaged over the processes, which may have unequal numbers of frames
         return loss * batch[0]["share"] if "share" in batch[0] else loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log(self.val_loss_name, "val_loss", self.compute_loss(batch), batch)
+    def on_train_epoch_start(self) -> None:
+        """Leave out what an interrupted epoch has not logged."""
+        self._losses, self._scored = 0.0, 0
 
-    def _log(self, name: str, generic_name: str, loss: Tensor, batch: Batch) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the mean of the losses since the last time; not at every step, where it takes a few per cent of one.
+
+        At the first step, so that an epoch that is broken off has a loss, and at the one after which training stops.
+        """
+        if batch_idx % LOG_EVERY == 0 or self.trainer.is_last_batch or self.trainer.should_stop:
+            self._log(self.loss_name, "train_loss", self._losses / self._scored, self._scored)
+            self._losses, self._scored = 0.0, 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log(self.val_loss_name, "val_loss", *_counted(self.compute_loss(batch), batch))
+
+    def _log(self, name: str, generic_name: str, loss: Tensor | float, frames: int) -> None:
         """Under the loss's own name, and for callbacks under the one that every module has."""
-        frames = max(1, int(batch[0].get("step_frames", batch[0]["scored"].sum())))
-        # the mean over processes of what each counts for is the mean over all scored frames
-        loss = loss.detach() * batch[0].get("share", 1.0)
         for key, shown in ((name, True), (generic_name, False)):
             self.log(
                 key, loss, on_step=False, on_epoch=True, prog_bar=shown, logger=shown, batch_size=frames, sync_dist=True
@@ -231,12 +247,13 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
 
     def on_train_epoch_end(self) -> None:
         """Warn when the output has become a constant: every figure of such a run is meaningless."""
-        self._flat_epochs = self._flat_epochs + 1 if self._spread < FLAT else 0
+        spread = float(self._spread)
+        self._flat_epochs = self._flat_epochs + 1 if spread < FLAT else 0
         if self._flat_epochs == 2:
             logger.warning(
                 "The reconstructed object has collapsed to a constant (spread %.1e). Check the units of the "
                 "frames (measurement_domain), the positions (object pixels, x = column, y = row) and the probe.",
-                self._spread,
+                spread,
             )
 
     @property
@@ -268,3 +285,12 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
         if scheduler is None:
             return optimiser
         return {"optimizer": optimiser, "lr_scheduler": scheduler}
+
+
+def _counted(loss: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    """What this process adds to the mean loss over all scored frames of a step, and how many frames that are.
+
+    The mean over processes of what each counts for is the mean over all of them.
+    """
+    frames = max(1, int(batch[0].get("step_frames", batch[0]["scored"].sum())))
+    return loss.detach() * batch[0].get("share", 1.0), frames
