@@ -18,9 +18,11 @@ from ptycho.model_manager import load_archive
 from ptycho_torch import callbacks, lightning_utils, model
 from ptycho_torch.archive import load_model
 from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
+from ptycho_torch.config_stated import payload_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
+from ptycho_torch.workflows.training import TrainingJob
 
 QUICK = {"unet_channels": 4, "merge_block": 12, "projection_steps": 4, "later_projection_steps": 2}
 
@@ -220,6 +222,39 @@ def test_an_unknown_architecture_or_scheduler_is_refused(scan, tmp_path):
 def test_mae_loss_trains_under_its_own_name(scan, tmp_path):
     train_scan(scan, configuration(torch_loss_mode="mae"), execution(), output_dir=tmp_path)
     assert "mae_train_loss" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+
+
+class StepLosses(lightning.pytorch.Callback):
+    """The loss of each step and its number of frames; may stop training after a step."""
+
+    def __init__(self, stops_after=None):
+        self.stops_after, self.steps, self.logged = stops_after, [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps.append((float(outputs["loss"]), int(batch[0]["scored"].sum())))
+        trainer.should_stop = trainer.should_stop or len(self.steps) == self.stops_after
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+@pytest.mark.parametrize(("every", "stops_after"), [(1, None), (4, None), (4, 7), (100, None), (100, 1)])
+def test_the_logged_loss_is_the_mean_over_the_scored_frames(scan, tmp_path, monkeypatch, every, stops_after):
+    """However seldom it is entered, and in an epoch that is broken off too."""
+    monkeypatch.setattr(model, "LOG_EVERY", every)
+    payload = payload_of(
+        configuration({"N": 32, "merge_block": 6}, nepochs=2, batch_size=6), execution(), output_dir=tmp_path
+    )
+    job, seen = TrainingJob(payload, tmp_path, False), StepLosses(stops_after)
+    job.trainer.callbacks.append(seen)
+    losses = job.run(scan).losses["train"]
+    n = len(seen.steps) if stops_after else len(seen.steps) // 2
+    assert n == (stops_after or 10)
+    epochs = [seen.steps[:n]] if stops_after else [seen.steps[:n], seen.steps[n:]]
+    means = [sum(loss * frames for loss, frames in steps) / sum(frames for _, frames in steps) for steps in epochs]
+    assert losses == pytest.approx(means, rel=1e-5)
+    for name in ("poisson_train_loss", "train_loss"):
+        assert [values[name] for values in seen.logged] == pytest.approx(means, rel=1e-5)
 
 
 def test_the_trainer_gets_what_was_asked(scan, tmp_path, monkeypatch):
