@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single, mode_intensity
+from ptycho_torch.physics.fourier import at_least_single, mode_intensity, multiplied
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
 
 
@@ -47,7 +47,7 @@ def _with_gain(
     gain = gain_of(mode_intensity(spectrum), amplitudes)
     if good_pixels is not None:
         gain = torch.where(good_pixels, gain, torch.ones_like(gain))
-    return torch.fft.ifft2(spectrum * gain[..., None, :, :], norm="ortho")
+    return torch.fft.ifft2(multiplied(spectrum, gain[..., None, :, :]), norm="ortho")
 
 
 POISSON_WEIGHT = 16.0
@@ -82,9 +82,10 @@ def approach_counts(
     def gain(modelled: Tensor, counted: Tensor) -> Tensor:
         # counts; a frame without light, of which the gain would be infinite, stays without
         floor = 1e-8 + 1e-10 * modelled.detach().amax(dim=(-2, -1), keepdim=True)
-        # of a / A; the relaxed step from 1 to it
-        ratio = share + torch.sqrt(share**2 + counted.square() / ((1 + weight) * (modelled + floor)))
-        return 1 + relaxation * (ratio - 1)
+        # the relaxed step from 1 to a / A = share + sqrt(share^2 + I / ((1 + w) A^2)); the relaxation is in the root
+        least = modelled.new_tensor((relaxation * share) ** 2)
+        root = torch.addcdiv(least, counted.square(), modelled + floor, value=relaxation**2 / (1 + weight)).sqrt()
+        return root + (1 + relaxation * (share - 1))
 
     return _with_gain(waves, amplitudes, good_pixels, gain)
 

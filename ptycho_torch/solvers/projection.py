@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ptycho_torch.physics.backprojection import approach_counts
+from ptycho_torch.physics.fourier import multiplied, sum_modes
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
 from ptycho_torch.physics.patches import extract, merge_from_sums, place
 
@@ -45,7 +46,7 @@ def projected(patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: 
         (..., K, N, N) complex.
     """
     revised = approach_counts(exit_waves(probes, patches), amplitudes, good_pixels)
-    return (probes.conj() * revised).sum(dim=-3)
+    return sum_modes(multiplied(revised, probes.conj()))
 
 
 def project(
