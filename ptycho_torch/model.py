@@ -231,7 +231,8 @@ class PtychoPINN_Lightning(pl.LightningModule):  # the name that callers of the 
 
         At the first step, so that an epoch that is broken off has a loss, and at the one after which training stops.
         """
-        if batch_idx % LOG_EVERY == 0 or self.trainer.is_last_batch or self.trainer.should_stop:
+        due = batch_idx % LOG_EVERY == 0 or self.trainer.is_last_batch or self.trainer.should_stop
+        if due and self._scored > 0:
             self._log(self.loss_name, "train_loss", self._losses / self._scored, self._scored)
             self._losses, self._scored = 0.0, 0
 

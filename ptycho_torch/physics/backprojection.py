@@ -83,7 +83,7 @@ def approach_counts(
         # counts; a frame without light, of which the gain would be infinite, stays without
         floor = 1e-8 + 1e-10 * modelled.detach().amax(dim=(-2, -1), keepdim=True)
         # the relaxed step from 1 to a / A = share + sqrt(share^2 + I / ((1 + w) A^2)); the relaxation is in the root
-        least = modelled.new_tensor((relaxation * share) ** 2)
+        least = modelled.new_full((), (relaxation * share) ** 2)
         root = torch.addcdiv(least, counted.square(), modelled + floor, value=relaxation**2 / (1 + weight)).sqrt()
         return root + (1 + relaxation * (share - 1))
 
