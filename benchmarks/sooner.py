@@ -41,11 +41,8 @@ class Curve(pl.Callback):
     def __init__(self, raw: RawData) -> None:
         self.points: list[tuple[float, float]] = []
         self._scan, self._truth = PlacedScan.of(raw), place_truth(raw)
-        self.alone = self._paused = self._start = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock starts."""
-        self._start = time.perf_counter()
+        self.alone = self._paused = 0.0
+        self._start = time.perf_counter()  # the first projections are made before the first step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reconstruct, compare, and take that time off."""
@@ -92,7 +89,7 @@ INTRODUCTION = """## How much sooner
 
 `python benchmarks/sooner.py`. Simulated scans with the true probe, default settings, frames of {side} x {side}. Both
 train in the same run, and are compared with the true object after each epoch; that time is not counted. The first
-epoch is the first that is compared. Times from the first step of training.
+epoch is the first that is compared. Times from the beginning of the run, the first projections included.
 In brackets: the projections of that run without its network.
 Measured on {processor}, {cores} cores, {threads} threads, torch {torch}, {date}; single runs.
 """
