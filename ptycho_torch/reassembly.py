@@ -15,10 +15,10 @@ from torch import Tensor
 from ptycho import progress
 from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
-from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
+from ptycho_torch.physics.likelihood import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
 from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
@@ -263,25 +263,26 @@ class StreamedFrames:
     def deviance(self, canvas: Tensor) -> Misfit:
         """How well (1, H, W) ``canvas`` explains the counts; one pass over the frames."""
         n, frames = self.probe.shape[-1], self.scan.raw.n_frames
-        good = np.ones((n, n), bool) if self._good is None else centred_order(self._good).cpu().numpy()
-        by_frame = np.zeros(frames, np.float32)
-        residual = np.zeros(int(good.sum()))
-        sums = np.zeros(2)
+        good = torch.ones((n, n), dtype=torch.bool, device=canvas.device) if self._good is None else self._good
+        pixels = int(good.sum())
+        by_frame, sums = torch.zeros(frames), torch.zeros(2, dtype=torch.float64)
+        residual = torch.zeros((n, n), dtype=torch.float64)
         with progress.task("Comparing with the counts", frames, "frame") as step:
             for at in self.batches():
-                rates = centred_order(expected_counts(canvas[0], self._run_probes(at), self._starts(at)))
-                rate, counts = rates.cpu().numpy()[:, good], self.scan.counts(at).numpy()[:, good]
-                deviance = deviance_per_pixel(rate, counts)
-                by_frame[at.numpy()] = deviance.mean(axis=1)
-                residual += ((counts - rate) / np.sqrt(rate + 1)).sum(axis=0, dtype=np.float64)
-                sums += deviance.sum(), expected_deviance_per_pixel(rate).sum()
+                rate = expected_counts(canvas[0], self._run_probes(at), self._starts(at))
+                counts = self._counts(at)
+                found = deviance_per_pixel(rate, counts) * good
+                by_frame[at] = found.mean(dim=(-2, -1)).cpu() * (n * n / pixels)
+                residual += ((counts - rate) / torch.sqrt(rate + 1)).sum(0).cpu()
+                expected = expected_deviance_per_pixel(rate) * good
+                sums += torch.stack((found.sum(), expected.sum())).cpu()
                 step(len(at))
-        for values in (by_frame, residual, sums):
-            values[:] = self._share.total(torch.from_numpy(values).to(canvas.device)).cpu().numpy()
-        on_detector = np.full((n, n), np.nan, np.float32)
-        on_detector[good] = residual / frames
-        pixels = frames * residual.size
-        return Misfit(float(sums[0]) / pixels, float(sums[1]) / pixels, by_frame, on_detector)
+        if self._share.of > 1:  # also spares a device that knows no double precision
+            for values in (by_frame, residual, sums):
+                values.copy_(self._share.total(values.to(canvas.device)))
+        on_detector = torch.where(good.cpu(), residual / frames, torch.nan)
+        deviance, expectation = (sums / (frames * pixels)).tolist()
+        return Misfit(deviance, expectation, by_frame.numpy(), centred_order(on_detector).float().numpy())
 
 
 def _tile(step: Callable[..., Tensor], maps: Sequence[Tensor], top: int, left: int, halo_px: int) -> Tensor:

@@ -11,7 +11,9 @@ from scipy import special
 from ptycho.errors import InputError
 
 RATE_FLOOR = 1e-8  # counts per pixel; a rate of exactly 0 would make any count infinitely unlikely
-_TABLE_LOW, _TABLE_HIGH = 1e-8, 1e3
+TABLE_HIGH = 1e3
+"""Rate up to which the expected deviance is tabulated; beyond it the asymptotic series is as good."""
+_TABLE_LOW = 1e-8
 
 
 def deviance_per_pixel(rate: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
@@ -68,15 +70,15 @@ def expected_deviance(rate: ArrayLike, good_pixels: ArrayLike | None = None) -> 
 def expected_deviance_per_pixel(rate: ArrayLike) -> NDArray[np.float64]:
     """Expectation of the deviance for each rate, float64 of the shape of `rate`."""
     lam = np.maximum(np.asarray(rate, dtype=np.float64), RATE_FLOOR)
-    grid, table = _table()
-    inside = np.interp(np.log(np.minimum(lam, _TABLE_HIGH)), grid, table)
-    return np.where(lam > _TABLE_HIGH, 1 + 1 / (6 * lam) + 1 / (6 * lam**2), inside)
+    grid, table = expected_deviance_table()
+    inside = np.interp(np.log(np.minimum(lam, TABLE_HIGH)), grid, table)
+    return np.where(lam > TABLE_HIGH, 1 + 1 / (6 * lam) + 1 / (6 * lam**2), inside)
 
 
 @lru_cache(maxsize=1)
-def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(log rate, expected deviance) from 1e-8 to 1000 counts: the sum over the counts that have weight."""
-    grid = np.linspace(np.log(_TABLE_LOW), np.log(_TABLE_HIGH), 3001)
+def expected_deviance_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(log rate, expected deviance) from 1e-8 to 1000 counts in even steps: the sum over the counts with weight."""
+    grid = np.linspace(np.log(_TABLE_LOW), np.log(TABLE_HIGH), 3001)
     return grid, np.array([_summed(float(lam)) for lam in np.exp(grid)])
 
 

@@ -173,18 +173,20 @@ class _Solver:
         options = self.options
         with_probe = options.refine_probe and epoch >= options.probe_from_epoch
         with_positions = options.refine_positions and epoch >= options.positions_from_epoch
-        misfit_sum = measured_sum = 0.0
+        sums = []
         for batch in batches:
             amplitudes = self.amplitudes_of(batch)
             if self.good_pixels is not None:
                 amplitudes = torch.where(self.good_pixels, amplitudes, amplitudes.new_zeros(()))
-            misfit_sum += self._step(batch.to(self.canvas.device), amplitudes, with_probe, with_positions)
-            measured_sum += float(amplitudes.square().sum())
+            misfit = self._step(batch.to(self.canvas.device), amplitudes, with_probe, with_positions)
+            sums.append(torch.stack((misfit, amplitudes.square().sum())))
         if options.refine_probe:
             self._hold_power()
+        # looked at once an epoch: a device need not be waited for after each batch
+        misfit_sum, measured_sum = torch.stack(sums).cpu().double().sum(0).tolist()
         return misfit_sum / measured_sum
 
-    def _step(self, at: Tensor, amplitudes: Tensor, with_probe: bool, with_positions: bool) -> float:
+    def _step(self, at: Tensor, amplitudes: Tensor, with_probe: bool, with_positions: bool) -> Tensor:
         """Take the steps that the frames ``at`` ask for; the sum of their squared misfit before."""
         options, starts, fractions = self.options, self.positions.starts[at], self.positions.fractions[at]
         probes = shift_probe(self.probe, fractions)
@@ -210,7 +212,7 @@ class _Solver:
         if probe_step is not None:
             self.probe_velocity = options.momentum * self.probe_velocity + self.step * b * probe_step
             self.probe = self.probe + self.probe_velocity
-        return float(misfit.abs().square().sum())
+        return misfit.abs().square().sum()
 
     def _hold_power(self) -> None:
         scale = self.gauge.power_correction(self.probe)

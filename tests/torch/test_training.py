@@ -112,6 +112,21 @@ def test_a_second_run_in_the_same_folder_owes_nothing_to_the_first(scan, tmp_pat
     assert all(np.array_equal(used[name], new[name]) for name in new)
 
 
+def test_the_callers_switches_of_determinism_are_left_alone(scan, tmp_path, monkeypatch):
+    seen = []
+    step = PtychoPINN_Lightning.training_step
+
+    def looked_at(*arguments):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory))
+        return step(*arguments)
+
+    monkeypatch.setattr(PtychoPINN_Lightning, "training_step", looked_at)
+    train_scan(scan, configuration(nepochs=1), execution(), output_dir=tmp_path)
+    assert set(seen) == {(True, False)}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
 def test_the_callers_random_state_is_left_alone(scan, tmp_path):
     torch.manual_seed(11)
     before = torch.get_rng_state().clone()
