@@ -136,11 +136,15 @@ def large_scan(file: Path, n: int) -> None:
             frames[first : first + 500] = raw.diff3d[: min(500, n - first)]
 
 
-def inferred_memory(file: str) -> None:
-    """In a process of its own: open a scan and reconstruct it by an untrained network; say how much memory it took."""
+def inferred_memory(file: str, kept: str) -> None:
+    """In a process of its own: open a scan and reconstruct it by an untrained network; say how much memory it took.
+
+    kept: where canvases are, "in memory" or "on disk", that of the file.
+    """
     import torch
 
     from ptycho.config.config import PyTorchExecutionConfig
+    from ptycho_torch.canvases import Canvases
     from ptycho_torch.config_params import ModelConfig
     from ptycho_torch.model import PtychoPINN_Lightning
     from ptycho_torch.workflows.reconstruct import infer_with
@@ -150,26 +154,28 @@ def inferred_memory(file: str) -> None:
     start = time.perf_counter()
     with AnonymousMemory() as memory:
         raw = RawData.from_file(file)
-        outcome = infer_with(module, raw, PyTorchExecutionConfig(accelerator="cpu"))
+        canvases = Canvases(Path(file).parent if kept == "on disk" else None)
+        outcome = infer_with(module, raw, PyTorchExecutionConfig(accelerator="cpu"), canvases=canvases)
     canvas = outcome.result.object.nbytes / 2**20
     taken = time.perf_counter() - start
-    print(json.dumps({"frames": raw.n_frames, "time_s": taken, "before_MiB": memory.before, "peak_MiB": memory.peak,
-                      "canvas_MiB": canvas, "threads": torch.get_num_threads()}))  # fmt: skip
+    print(json.dumps({"canvases": kept, "frames": raw.n_frames, "time_s": taken, "before_MiB": memory.before,
+                      "peak_MiB": memory.peak, "canvas_MiB": canvas, "threads": torch.get_num_threads()}))  # fmt: skip
 
 
 def memory(_: int) -> Rows:
     """Inference from an HDF5 file, figures of both stages included."""
     rows: Rows = []
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "large.h5"
         for n in (10_000, 100_000):
-            file = Path(folder) / "large.h5"
             large_scan(file, n)
-            code = f"import parts; parts.inferred_memory({str(file)!r})"
-            done = subprocess.run(
-                [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True, env=os.environ
-            )
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-    return rows
+            for kept in ("in memory", "on disk"):
+                code = f"import parts; parts.inferred_memory({str(file)!r}, {kept!r})"
+                done = subprocess.run(
+                    [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True, env=os.environ
+                )
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return sorted(rows, key=lambda row: str(row["canvases"]))
 
 
 def startup(repeats: int) -> Rows:

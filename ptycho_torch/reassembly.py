@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import progress
 from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
+from ptycho_torch.canvases import Canvases
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.misfit import Misfit, deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
-from ptycho_torch.physics.likelihood import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
 from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
@@ -26,24 +26,6 @@ from ptycho_torch.solvers.projection import momentum, projected, vacuum
 
 TILE_PX = 256
 """Side of the tiles in which a network runs over a large canvas, before its margin is added."""
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """How well the rates of an object explain the counts of a scan.
-
-    Attributes:
-        deviance: mean Poisson deviance per unmasked pixel of all frames.
-        expected: what Poisson statistics alone would give for those rates.
-        by_frame: (F,) float32, the deviance of each frame alone.
-        on_detector: (N, N) float32, zero frequency at N//2: mean over the frames of (counts - rate) / sqrt(rate + 1);
-            NaN where masked.
-    """
-
-    deviance: float
-    expected: float
-    by_frame: NDArray[np.float32]
-    on_detector: NDArray[np.float32]
 
 
 _STREAM_BYTES = 2**30
@@ -94,6 +76,7 @@ class StreamedFrames:
         members: (n,) int64, the frames that take part; None for all.
         share: of this process, where several stream the scan together; each of them gets the whole result.
         begins: how often :meth:`begin` will be asked for the same; what it has made is kept so long.
+        canvases: makes them; None for in memory.
 
     Attributes:
         spared_s: seconds that :meth:`begin` did not take since what it has made was kept.
@@ -101,16 +84,16 @@ class StreamedFrames:
 
     def __init__(
         self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None,
-        share: Share | None = None, members: Tensor | None = None, begins: int = 1,
+        share: Share | None = None, members: Tensor | None = None, begins: int = 1, canvases: Canvases | None = None,
     ) -> None:  # fmt: skip
-        self.scan, self.probe, self._share = scan, probe, share or Share()
+        self.scan, self.probe, self._share, self._canvases = scan, probe, share or Share(), canvases or Canvases()
         self._members = torch.arange(scan.raw.n_frames) if members is None else members
         self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
         self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._peak = probe.abs().square().sum(0).amax()
         # the merge in units of the peak, so that one map serves as weight and as illumination
         self._floor = projection_floor(probe) / self._peak
-        self._weight = torch.zeros(scan.canvas.shape, device=probe.device)
+        self._weight = self._zeros(torch.float32)
         self._more_begins, self._begun = begins - 1, _Begun()
         self.spared_s = 0.0
         self._kept: dict[int, Tensor] | None = {} if scan.raw.n_frames * probe.nbytes <= _KEPT_BYTES else None
@@ -124,6 +107,9 @@ class StreamedFrames:
     def batches(self) -> Sequence[Tensor]:
         """Frame indices in runs of ``batch_size``, those of this process."""
         return self._share.mine(self._members.split(self.batch_size))
+
+    def _zeros(self, dtype: torch.dtype) -> Tensor:
+        return self._canvases.zeros(self.scan.canvas.shape, dtype, self.probe.device)
 
     def _probes(self, at: Tensor) -> Tensor:
         return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
@@ -172,7 +158,7 @@ class StreamedFrames:
             self.spared_s += begun.time_s
         if self._more_begins > 0:  # the caller may write into the canvas
             self._more_begins -= 1
-            self._begun = dataclasses.replace(begun, canvas=canvas.clone())
+            self._begun = dataclasses.replace(begun, canvas=self._canvases.copy(canvas))
         return canvas
 
     def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
@@ -183,7 +169,7 @@ class StreamedFrames:
             for step in range(steps):
                 if step == steps - 1:
                     current = ahead  # nothing is extrapolated any more: one canvas less
-                total = torch.zeros(self.scan.canvas.shape, dtype=self.probe.dtype, device=self.probe.device)
+                total = self._zeros(self.probe.dtype)
                 for at in self.batches():
                     starts = self._starts(at)
                     amplitudes = self._run_amplitudes(at)
@@ -194,14 +180,15 @@ class StreamedFrames:
                 merge_in_place(self._share.total(total), self._weight, self._floor, unit=self._peak)
                 ahead, beyond = total, momentum(made + step)
                 if beyond > 0 and step < steps - 1:
-                    own = current.clone() if step == 0 else current  # the canvas that was given stays as it is
+                    # the canvas that was given stays as it is
+                    own = self._canvases.copy(current) if step == 0 else current
                     ahead = own.mul_(-beyond).add_(total, alpha=1 + beyond)
                 current = total
         return current[None]
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; every frame is in one group of neighbours."""
-        raw, shape = self.scan.raw, self.scan.canvas.shape
+        raw = self.scan.raw
         # one generator of its own: the same scan is always grouped in the same way
         blocks, is_new = compact_blocks(raw.xcoords, raw.ycoords, group, rng=np.random.default_rng(0))
         size = blocks.shape[1]
@@ -210,8 +197,7 @@ class StreamedFrames:
                 f"{raw.source}: found {size} frame(s), expected at least {group}, the frames of a group (gridsize^2)."
             )
         scale, floor = input_scale(self.probe, self._good), MERGE_FLOOR * self._peak
-        total = torch.zeros(shape, dtype=self.probe.dtype, device=self.probe.device)
-        weight = torch.zeros(shape, device=self.probe.device)
+        total, weight = self._zeros(self.probe.dtype), self._zeros(torch.float32)
         with progress.task("Applying the network", len(blocks) * group, "frame") as step:
             for part in self._share.mine(torch.arange(len(blocks)).split(max(1, self.batch_size // group))):
                 at = torch.from_numpy(blocks[part.numpy()]).flatten()
@@ -251,7 +237,8 @@ class StreamedFrames:
                     tile = _tile(step, maps, top, left, halo_px)
                     rows = tile.new_zeros((*tile.shape[:-1], width)) if rows is None else rows
                     rows[..., left : left + TILE_PX] = tile
-                    result = rows.new_zeros((*rows.shape[:-2], height, width)) if result is None else result
+                    if result is None:
+                        result = self._canvases.zeros((*rows.shape[:-2], height, width), rows.dtype, rows.device)
                     done()
                 waiting.append((top, rows))
         if result is None:

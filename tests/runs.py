@@ -90,11 +90,12 @@ def use_made_up_backend(monkeypatch):
         return [made_up_outcome(raw) for raw in raws]
 
     def infer_scan(
-        model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None, halves=None, projections=None
+        model_path, raw, config=None, execution=None, *, refine=None, uncertainty=None, halves=None, projections=None,
+        canvas_folder=None,
     ):
         calls.infer = SimpleNamespace(
             model_path=model_path, raw=raw, config=config, execution=execution, refine=refine, uncertainty=uncertainty,
-            halves=halves, projections=projections,
+            halves=halves, projections=projections, canvas_folder=canvas_folder,
         )  # fmt: skip
         return made_up_outcome(raw)
 

@@ -23,8 +23,8 @@ __all__ = ["Row", "print_dry_run", "rows_of_command", "rows_of_config"]
 # Named on the command line, or rows of another section.
 _NOT_LISTED = ("model", "train_data_file", "test_data_file", "model_path", "output_dir", "n_images")
 _OF_THE_COMMAND = (
-    "crop", *BEAMLINE_NAMES, "refine", "refine_epochs", "uncertainty", "ensemble", "halves", "projections", "reference",
-    "half", "threads",
+    "crop", *BEAMLINE_NAMES, "refine", "refine_epochs", "uncertainty", "ensemble", "halves", "projections",
+    "canvases_on_disk", "reference", "half", "threads",
 )  # fmt: skip
 
 

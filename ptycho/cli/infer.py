@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,11 @@ __all__ = ["infer", "start_inference"]
     "--projections", type=COUNT, metavar="N",
     help="Projections before the network. Fewer give a coarser object sooner, for --refine to go on from; half of them "
     "are a good start. [default: as in training]",
+)
+@click.option(
+    "--canvases-on-disk/--canvases-in-memory", default=False, show_default=True,
+    help="Keep canvases in nameless files on the output folder's disk, for scans whose canvases are larger than "
+    "memory; those of --refine stay in memory.",
 )
 @knob_options(*with_device(INFERENCE_KNOBS))
 @verbosity_options
@@ -107,7 +113,12 @@ def _infer_and_report(
     from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
 
     wanted_too = asked_afterwards(settings.values, [raw]) | {"projections": settings.get("projections")}
-    outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, **wanted_too)
+    on_disk = bool(settings.get("canvases_on_disk"))
+    with shared.no_empty_folder(folder) if on_disk else contextlib.nullcontext():
+        if on_disk:
+            folder.mkdir(parents=True, exist_ok=True)
+            wanted_too["canvas_folder"] = folder
+        outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, **wanted_too)
     if place().number > 0:
         return
     # Only now: a model or a scan that does not fit must not cost the results of an earlier run.

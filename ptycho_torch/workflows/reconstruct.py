@@ -26,6 +26,7 @@ from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
 from ptycho_torch import calibration, processes, settings
 from ptycho_torch.archive import legacy_entries, load_model, save_model
+from ptycho_torch.canvases import Canvases
 from ptycho_torch.config_bridge import STREAMED_FRAMES
 from ptycho_torch.config_params import InferenceConfig as BackendInferenceConfig
 from ptycho_torch.config_params import plain
@@ -33,9 +34,10 @@ from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.lightning_utils import device_of, processes_of
+from ptycho_torch.misfit import Misfit
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.processes import Share
-from ptycho_torch.reassembly import Misfit, StreamedFrames, frames_that_fit
+from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
 from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
@@ -155,7 +157,7 @@ def _outcome(
 
 def _finished(
     module: PtychoPINN_Lightning, raw: RawData, outcome: Outcome, execution: PyTorchExecutionConfig, wanted: Wanted,
-    shared: str,
+    shared: str, canvases: Canvases | None = None,
 ) -> Outcome:  # fmt: skip
     """What is asked for after the network: the refined object, the intervals of the result, the halves of the scan.
 
@@ -169,7 +171,8 @@ def _finished(
         return before if wanted.refine is None else refined_outcome(scan, before, wanted.refine, device=device)
 
     def stages_of(scan: RawData) -> tuple[Outcome, Outcome]:
-        before = reconstruct(module, PlacedScan.of(scan, outcome.canvas), probe, execution.inference_batch_size)
+        placed = PlacedScan.of(scan, outcome.canvas)
+        before = reconstruct(module, placed, probe, execution.inference_batch_size, canvases=canvases)
         return before, refined(scan, before)
 
     found = refined(raw, outcome)
@@ -185,7 +188,7 @@ def infer_scan(
     model_path: str | Path, raw: RawData, config: InferenceConfig | None = None,
     execution: PyTorchExecutionConfig | None = None, *, refine: RefinementSettings | None = None,
     uncertainty: UncertaintySettings | None = None, halves: HalvesSettings | None = None,
-    projections: int | None = None,
+    projections: int | None = None, canvas_folder: Path | None = None,
 ) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained model; writes nothing.
 
@@ -199,6 +202,8 @@ def infer_scan(
         halves: how to halve the scan, to hold one half against the other; None for not at all.
         projections: >= 1, before the network; None for as many as it was trained with. With fewer the object is
             coarser and there sooner, for ``refine`` to go on from.
+        canvas_folder: canvases of the reconstruction are kept in files without a name on this folder's disk, see
+            :class:`ptycho_torch.canvases.Canvases`; None for in memory. Those of a refinement stay in memory.
 
     Returns:
         The object without and with the network, and refined where asked for.
@@ -219,10 +224,11 @@ def infer_scan(
     wanted = Wanted(refine, uncertainty, halves)
     if halves is not None:
         check_enough_frames(raw.source, raw.n_frames, module.data_config.C)
-    arguments, n = (model_path, raw, execution, projections), processes_of(execution)
+    canvases, n = Canvases(canvas_folder), processes_of(execution)
+    arguments = model_path, raw, execution, projections, canvases
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
-        known, outcome = _inferred(module, raw, execution, None, share)
-    outcome = _finished(module, known, outcome, execution, wanted, SHARED_IN_INFERENCE)
+        known, outcome = _inferred(module, raw, execution, None, share, canvases)
+    outcome = _finished(module, known, outcome, execution, wanted, SHARED_IN_INFERENCE, canvases)
     outcome.notes[:0] = notes
     outcome.settings = {**trained_with, **outcome.settings}
     if projections is not None:
@@ -233,10 +239,11 @@ def infer_scan(
 
 
 def _help_to_infer(
-    share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig, projections: int | None
-) -> None:
+    share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig, projections: int | None,
+    canvases: Canvases,
+) -> None:  # fmt: skip
     """What the other processes of an inference do."""
-    _inferred(_loaded(model_path, projections)[0], raw, execution, None, share)
+    _inferred(_loaded(model_path, projections)[0], raw, execution, None, share, canvases)
 
 
 def _loaded(model_path: str | Path, projections: int | None) -> tuple[PtychoPINN_Lightning, dict[str, Any]]:
@@ -250,8 +257,9 @@ def _loaded(model_path: str | Path, projections: int | None) -> tuple[PtychoPINN
 
 
 def infer_with(
-    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None
-) -> Outcome:
+    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None = None,
+    canvases: Canvases | None = None,
+) -> Outcome:  # fmt: skip
     """Reconstruct a scan with a trained module; the module itself is left as it is, but for its device.
 
     The scan's own probe is used, unless it is the guess that the module's probe was refined from, or there is none;
@@ -263,16 +271,18 @@ def infer_with(
         raw: the scan.
         execution: device and ``inference_batch_size``.
         canvas: where the object is to lie; None for the smallest canvas, centred on the scan.
+        canvases: makes the canvases; None for in memory.
 
     Raises:
         InputError: frames of another side than the module was trained with.
     """
-    return _inferred(module, raw, execution, canvas, Share())[1]
+    return _inferred(module, raw, execution, canvas, Share(), canvases)[1]
 
 
 def _inferred(
-    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None, share: Share
-) -> tuple[RawData, Outcome]:
+    module: PtychoPINN_Lightning, raw: RawData, execution: PyTorchExecutionConfig, canvas: Canvas | None, share: Share,
+    canvases: Canvases | None,
+) -> tuple[RawData, Outcome]:  # fmt: skip
     """The scan as it was taken, and what came of it; see :func:`infer_with`."""
     expected = module.data_config.N
     if raw.N != expected:
@@ -290,7 +300,8 @@ def _inferred(
         module.mask(), good,
     )  # fmt: skip
     placed = PlacedScan.of(raw, canvas)
-    outcome = reconstruct(module.to(device_of(execution)), placed, probe, execution.inference_batch_size, share)
+    batch_size = execution.inference_batch_size
+    outcome = reconstruct(module.to(device_of(execution)), placed, probe, batch_size, share, canvases)
     why = "The scan has no probe" if raw.probeGuess is None else "The scan's probe is the training guess"
     outcome.notes = [
         f"Frames are taken as {raw.measurement_domain}: {raw.domain_reason}",
@@ -317,7 +328,7 @@ def _with_known_domain(raw: RawData, trained_on: str) -> RawData:
 @torch.no_grad()
 def reconstruct(
     module: PtychoPINN_Lightning, scan: PlacedScan, probe: NDArray[np.complex64] | None = None,
-    batch_size: int | None = None, share: Share | None = None,
+    batch_size: int | None = None, share: Share | None = None, canvases: Canvases | None = None,
 ) -> Outcome:  # fmt: skip
     """The object of a whole scan, without and with the network, streamed over its frames.
 
@@ -327,6 +338,7 @@ def reconstruct(
         probe: (M, N, N) scaled to the counts of ``scan``; None for the module's own.
         batch_size: frames in memory at a time; None for what the module was configured with, or else the fastest.
         share: of this process, where several do it together; each gets the whole outcome.
+        canvases: makes the canvases; None for in memory.
     """
     module.eval()
     device = module.probe_parts.device
@@ -335,7 +347,7 @@ def reconstruct(
     configured = module.inference_config.batch_size
     if batch_size is None and configured not in (STREAMED_FRAMES, BackendInferenceConfig.batch_size):
         batch_size = min(configured, frames_that_fit(scan.raw.N, len(light)))
-    frames = StreamedFrames(scan, light, good, batch_size, share, begins=2)
+    frames = StreamedFrames(scan, light, good, batch_size, share, begins=2, canvases=canvases)
     # both begin with the same projections; the second one gets the canvas itself, not a copy
     network = _made(module.generator, frames)
     projection = _made(module.generator.without_network, frames)

@@ -453,6 +453,16 @@ def test_projections_before_the_network_of_a_model(scan_file, model_folder, tmp_
     assert rows["projections"] == (("30", "flag") if words else ("-", "default"))
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_where_the_canvases_of_an_inference_are_kept(scan_file, model_folder, tmp_path, backend, on_disk):
+    words = ("--canvases-on-disk",) if on_disk else ()
+    assert run("infer", model_folder, scan_file, "-o", tmp_path / "a", *words).exit_code == 0
+    assert backend.infer.canvas_folder == (tmp_path / "a" if on_disk else None)
+    rows = table_of(run("infer", model_folder, scan_file, "-o", tmp_path / "b", *words, "--dry-run"))
+    assert rows["canvases_on_disk"] == (("True", "flag") if on_disk else ("False", "default"))
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("wrong", ["0", "1.5"])
 def test_projections_that_are_no_count_are_refused(scan_file, model_folder, tmp_path, backend, wrong):
     check_mistake(run("infer", model_folder, scan_file, "-o", tmp_path / "a", "--projections", wrong), "--projections")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from ptycho.memory import hand_back
 from ptycho.raw_data import RawData
+from ptycho_torch.canvases import Canvases
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.model import PtychoPINN_Lightning
@@ -59,8 +61,8 @@ def scattered(rng, side_px):
     return RawData(x, y, diff3d=rng.poisson(20, (300, N, N)).astype(np.uint16), probeGuess=probe)
 
 
-def growth(stages, steps, later):
-    """By how many canvases the peak grows from a small to a large one."""
+def growth(stages, steps, later, folder=None):
+    """By how many canvases the peak grows from a small to a large one; those on disk are in ``folder``."""
     config = ModelConfig(stages=stages, projection_steps=steps, later_projection_steps=later)
     module = PtychoPINN_Lightning(config)
     for corrector in module.generator.correctors:
@@ -71,7 +73,7 @@ def growth(stages, steps, later):
     def peak(side_px):
         scan = PlacedScan.of(scattered(rng, side_px))
         with Peak() as found:
-            outcome = reconstruct(module, scan, scan.raw.probe)
+            outcome = reconstruct(module, scan, scan.raw.probe, canvases=Canvases(folder))
         return found.bytes, outcome.result.object.nbytes
 
     peak(300)  # what is made once
@@ -80,6 +82,7 @@ def growth(stages, steps, later):
 
 
 CASES = {"1 1 0": 3.3, "2 3 0": 4.3, "2 3 3": 6.6}
+ON_DISK = "2 3 3"
 
 
 @pytest.fixture(scope="module")
@@ -98,5 +101,14 @@ def test_the_canvases_that_exist_at_a_time(growths, case):
     assert 2 < growths[case] < CASES[case]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_canvas_on_disk_takes_memory(growths):
+    """What is left is the number of frames that see each pixel, half of a canvas."""
+    assert growths["on disk"] < 0.7
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({case: growth(*map(int, case.split())) for case in CASES}))
+    found = {case: growth(*map(int, case.split())) for case in CASES}
+    with tempfile.TemporaryDirectory() as disk:
+        found["on disk"] = growth(*map(int, ON_DISK.split()), Path(disk))
+    sys.stdout.write(json.dumps(found))

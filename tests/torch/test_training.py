@@ -121,9 +121,11 @@ def test_the_callers_switches_of_determinism_are_left_alone(scan, tmp_path, monk
         return step(*arguments)
 
     monkeypatch.setattr(PtychoPINN_Lightning, "training_step", looked_at)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    before = torch.are_deterministic_algorithms_enabled()
     train_scan(scan, configuration(nepochs=1), execution(), output_dir=tmp_path)
     assert set(seen) == {(True, False)}
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() == before
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 
