@@ -27,6 +27,7 @@ from ptycho.raw_data import RawData
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.module import BlockDataModule
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.lightning_utils import determinism_restored
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.workflows.reconstruct import infer_with
@@ -142,8 +143,9 @@ def measure(side: int, folder: Path) -> list[dict[str, Any]]:
     raw.to_file(file)
     found = []
     for name, method in METHODS.items():
-        module, data, loop_s = train(raw, method)
-        step_s = bare_epoch(module, data)
+        with determinism_restored():  # as every training runs; the bare steps too
+            module, data, loop_s = train(raw, method)
+            step_s = bare_epoch(module, data)
         infer_with(module, raw, EXECUTION)  # warms up
         whole_s, bare_s = inference(module, file)
         n = raw.n_frames
