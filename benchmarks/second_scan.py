@@ -4,7 +4,8 @@ A network is trained on one simulated scan, whose probe guess is 10 % out of foc
 with the same beam. `infer --refine` starts from the network's object and the probe that training has calibrated;
 `refine` starts from vacuum and the guess. Both are run with more and more epochs, and the times are taken at which the
 phase correlation with the true object first is 99 % of what it is after many epochs from the network's object. The
-network's start is measured with all projections that it was trained with, and with fewer (`infer --projections`).
+network's start is measured with the projections that it was trained with, and with few by parts of the frames
+(`infer --projections`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ HERE = Path(__file__).parent
 EPOCHS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
 CONVERGED_EPOCHS = 100
 SHARE = 0.99
-PROJECTIONS = (None, 35, 25, 15)  # before the network; None: as in training
+PROJECTIONS = (None, 12, 10, 8, 6, 4)  # before the network; None: as in training
 EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
 OBJECTS = {"dead leaves": "dead_leaves", "lines": "lines", "Siemens star": "siemens_star"}
 
@@ -96,8 +97,8 @@ INTRODUCTION = """## A second scan
 `python benchmarks/second_scan.py`. The network was trained on a scan of dead leaves; each new scan has another seed,
 the same beam, and the same probe guess, 10 % out of focus (600 frames, N = 64, 1e5 counts per frame). Converged: phase
 correlation with the true object {converged} epochs after the network. Times until {share:.0%} of that is reached:
-projections, network and refinement, without imports and reading. Fewer projections than in training:
-`infer --projections`.
+projections, network and refinement, without imports and reading. Projections: those of the training, or passes by parts
+of the frames (`infer --projections`).
 Measured on {processor}, {cores} cores, {threads} thread(s), torch {torch}, {date}; single runs.
 """
 

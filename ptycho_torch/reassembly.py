@@ -17,6 +17,7 @@ from ptycho.grouping import compact_blocks
 from ptycho_torch.canvases import Canvases
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.misfit import Misfit, deviance_per_pixel, expected_deviance_per_pixel
+from ptycho_torch.ordered_subsets import project_by_parts
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
@@ -55,10 +56,11 @@ def fastest_batch(N: int, modes: int, device: torch.device | str) -> int:
 
 @dataclass(frozen=True)
 class _Begun:
-    """What the first projections have made, (1, H, W), how many they were, and how long they took; or nothing yet."""
+    """What the first projections have made, (1, H, W), how, and how long they took; or nothing yet."""
 
     canvas: Tensor | None = None
     steps: int = 0
+    by_parts: bool = False
     time_s: float = 0.0
 
 
@@ -79,6 +81,8 @@ class StreamedFrames:
         canvases: makes them; None for in memory.
 
     Attributes:
+        members: (n,) int64, see above.
+        floor: of the merge in projections, in units of the probe's greatest intensity.
         spared_s: seconds that :meth:`begin` did not take since what it has made was kept.
     """
 
@@ -87,12 +91,12 @@ class StreamedFrames:
         share: Share | None = None, members: Tensor | None = None, begins: int = 1, canvases: Canvases | None = None,
     ) -> None:  # fmt: skip
         self.scan, self.probe, self._share, self._canvases = scan, probe, share or Share(), canvases or Canvases()
-        self._members = torch.arange(scan.raw.n_frames) if members is None else members
+        self.members = torch.arange(scan.raw.n_frames) if members is None else members
         self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
-        self._good = None if bool(good_pixels.all()) else detector_order(good_pixels)
+        self._given_good, self._good = good_pixels, None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._peak = probe.abs().square().sum(0).amax()
         # the merge in units of the peak, so that one map serves as weight and as illumination
-        self._floor = projection_floor(probe) / self._peak
+        self.floor = projection_floor(probe) / self._peak
         self._weight = self._zeros(torch.float32)
         self._more_begins, self._begun = begins - 1, _Begun()
         self.spared_s = 0.0
@@ -106,10 +110,20 @@ class StreamedFrames:
 
     def batches(self) -> Sequence[Tensor]:
         """Frame indices in runs of ``batch_size``, those of this process."""
-        return self._share.mine(self._members.split(self.batch_size))
+        return self._share.mine(self.members.split(self.batch_size))
+
+    def only(self, members: Tensor) -> StreamedFrames:
+        """Some of these frames, on the same canvas."""
+        return StreamedFrames(
+            self.scan, self.probe, self._given_good, self.batch_size, self._share, members, canvases=self._canvases
+        )
 
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         return self._canvases.zeros(self.scan.canvas.shape, dtype, self.probe.device)
+
+    def empty_canvas(self) -> Tensor:
+        """(H, W) complex zeros."""
+        return self._zeros(self.probe.dtype)
 
     def _probes(self, at: Tensor) -> Tensor:
         return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
@@ -146,13 +160,13 @@ class StreamedFrames:
         """(1, H, W) complex ones, which take no memory: not to be written into."""
         return vacuum((), (1, 1), self.probe).expand(1, *self.scan.canvas.shape)
 
-    def begin(self, steps: int) -> Tensor:
+    def begin(self, steps: int, by_parts: bool = False) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
         begun, self._begun = self._begun, _Begun()
-        if begun.canvas is None or begun.steps != steps:
+        if begun.canvas is None or (begun.steps, begun.by_parts) != (steps, by_parts):
             start = time.perf_counter()
-            canvas = self.project(self.vacuum(), steps)
-            begun = _Begun(canvas, steps, time.perf_counter() - start)
+            canvas = project_by_parts(self, steps) if by_parts else self.project(self.vacuum(), steps)
+            begun = _Begun(canvas, steps, by_parts, time.perf_counter() - start)
         else:
             canvas = begun.canvas
             self.spared_s += begun.time_s
@@ -163,21 +177,17 @@ class StreamedFrames:
 
     def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
-        n = self.probe.shape[-1]
         ahead = current = canvas[0]
-        with progress.task("Projecting onto the counts", steps * len(self._members), "frame") as done:
+        with progress.task("Projecting onto the counts", steps * len(self.members), "frame") as done:
             for step in range(steps):
                 if step == steps - 1:
                     current = ahead  # nothing is extrapolated any more: one canvas less
-                total = self._zeros(self.probe.dtype)
+                total = self.empty_canvas()
                 for at in self.batches():
-                    starts = self._starts(at)
-                    amplitudes = self._run_amplitudes(at)
-                    revised = projected(extract(ahead, starts, n), amplitudes, self._run_probes(at), self._good)
-                    add_patches(total, revised, starts)
+                    add_patches(total, self._projected(ahead, at), self._starts(at))
                     done(len(at), f"step {step + 1} of {steps}")
                 # in place: canvases are what memory grows with
-                merge_in_place(self._share.total(total), self._weight, self._floor, unit=self._peak)
+                merge_in_place(self._share.total(total), self._weight, self.floor, unit=self._peak)
                 ahead, beyond = total, momentum(made + step)
                 if beyond > 0 and step < steps - 1:
                     # the canvas that was given stays as it is
@@ -185,6 +195,18 @@ class StreamedFrames:
                     ahead = own.mul_(-beyond).add_(total, alpha=1 + beyond)
                 current = total
         return current[None]
+
+    def _projected(self, canvas: Tensor, at: Tensor, departure: bool = False) -> Tensor:
+        """What the frames of one of :meth:`batches` add to the merge; see :func:`projected`."""
+        patches = extract(canvas, self._starts(at), self.probe.shape[-1])
+        return projected(patches, self._run_amplitudes(at), self._run_probes(at), self._good, departure)
+
+    def departures(self, canvas: Tensor) -> Tensor:
+        """By how much the counts ask for another object than (H, W) ``canvas``, times the illumination; one pass."""
+        total = self.empty_canvas()
+        for at in self.batches():
+            add_patches(total, self._projected(canvas, at, departure=True), self._starts(at))
+        return self._share.total(total).div_(self._peak)
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; every frame is in one group of neighbours."""
@@ -197,7 +219,7 @@ class StreamedFrames:
                 f"{raw.source}: found {size} frame(s), expected at least {group}, the frames of a group (gridsize^2)."
             )
         scale, floor = input_scale(self.probe, self._good), MERGE_FLOOR * self._peak
-        total, weight = self._zeros(self.probe.dtype), self._zeros(torch.float32)
+        total, weight = self.empty_canvas(), self._zeros(torch.float32)
         with progress.task("Applying the network", len(blocks) * group, "frame") as step:
             for part in self._share.mine(torch.arange(len(blocks)).split(max(1, self.batch_size // group))):
                 at = torch.from_numpy(blocks[part.numpy()]).flatten()

@@ -22,8 +22,11 @@ class FramesOnCanvas(Protocol):
         """(B, H, W) complex ones."""
         ...
 
-    def begin(self, steps: int) -> Tensor:
+    def begin(self, steps: int, by_parts: bool = False) -> Tensor:
         """The object after so many projections from vacuum, (B, H, W) complex.
+
+        ``by_parts``, of a whole scan: each of them by parts of the frames in turn, which is coarser at the end and far
+        ahead on the way (:mod:`ptycho_torch.ordered_subsets`).
 
         In training that is by all frames of the scan, made once, where ``Generator.begin_steps`` has announced it; then
         the blocks are cut from it.
@@ -81,7 +84,7 @@ class Generator(nn.Module, ABC):
         """The object, (B, H, W) complex."""
 
     def project_first(self, steps: int) -> None:
-        """Take so many projections before the network from now on, instead of as many as it was trained with.
+        """Take so many projections before the network from now on, by parts of the frames, for a coarse object soon.
 
         Raises:
             InputError: the generator has no such number.

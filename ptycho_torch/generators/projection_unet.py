@@ -90,6 +90,7 @@ class ProjectionUNet(Generator):
         super().__init__()
         self.steps = [projection_steps] + [later_projection_steps] * (stages - 1)
         self.begin_steps = projection_steps
+        self._by_parts = False
         unets = [UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2))]
         self.correctors = nn.ModuleList(unets)
         self._halo_px = unets[0].halo_px
@@ -101,12 +102,13 @@ class ProjectionUNet(Generator):
     def project_first(self, steps: int) -> None:
         """See :class:`ptycho_torch.generators.base.Generator`."""
         self.begin_steps = self.steps[0] = steps
+        self._by_parts = True
 
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
         before = frames.vacuum()
         with torch.no_grad():  # nothing trainable lies before the first projection
-            canvas = frames.begin(self.begin_steps)
+            canvas = frames.begin(self.begin_steps, self._by_parts)
         illumination = frames.illumination()
         for stage, steps in enumerate(self.steps):
             if stage > 0:
@@ -118,5 +120,5 @@ class ProjectionUNet(Generator):
 
     def without_network(self, frames: FramesOnCanvas) -> Tensor:
         """As many projections as all stages take together, and no correction."""
-        canvas = frames.begin(self.begin_steps)
+        canvas = frames.begin(self.begin_steps, self._by_parts)
         return frames.project(canvas, sum(self.steps[1:]), made=self.begin_steps)

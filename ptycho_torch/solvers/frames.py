@@ -99,8 +99,10 @@ class BlockFrames:
         """(B, H, W) complex ones."""
         return vacuum((self.starts.shape[0],), self.shape, self.probes)
 
-    def begin(self, steps: int) -> Tensor:
-        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
+    def begin(self, steps: int, by_parts: bool = False) -> Tensor:
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; a block has too few frames for parts."""
+        if by_parts:
+            raise ValueError("found a block of frames, which cannot begin by parts; expected a whole scan")
         return self.project(self.vacuum(), steps) if self._begun is None else self._begun[0]
 
     def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:

@@ -33,7 +33,9 @@ def momentum(step: int) -> float:
     return step / (step + 3)
 
 
-def projected(patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: Tensor | None = None) -> Tensor:
+def projected(
+    patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: Tensor | None = None, departure: bool = False
+) -> Tensor:  # fmt: skip
     """What each frame adds to the numerator of the merge after one projection: sum over modes of conj(P) psi'.
 
     Args:
@@ -41,11 +43,14 @@ def projected(patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: 
         amplitudes: (..., K, N, N) real, square roots of counts, zero frequency first.
         probes: (..., K, M, N, N) complex, shifted by the frames' sub-pixel parts.
         good_pixels: (N, N) bool, zero frequency first, or None.
+        departure: True for conj(P) (psi' - psi), what the projection changes.
 
     Returns:
         (..., K, N, N) complex.
     """
-    revised = approach_counts(exit_waves(probes, patches), amplitudes, good_pixels)
+    waves = exit_waves(probes, patches)
+    revised = approach_counts(waves, amplitudes, good_pixels)
+    revised = revised - waves if departure else revised
     return sum_modes(multiplied(revised, probes.conj()))
 
 

@@ -200,8 +200,8 @@ def infer_scan(
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
         uncertainty: how to find the intervals of the phase; None for not at all.
         halves: how to halve the scan, to hold one half against the other; None for not at all.
-        projections: >= 1, before the network; None for as many as it was trained with. With fewer the object is
-            coarser and there sooner, for ``refine`` to go on from.
+        projections: >= 1, before the network, by parts of the frames in turn
+            (:mod:`ptycho_torch.ordered_subsets`): coarser, sooner, for ``refine`` to go on from; None: as in training.
         canvas_folder: canvases of the reconstruction are kept in files without a name on this folder's disk, see
             :class:`ptycho_torch.canvases.Canvases`; None for in memory. Those of a refinement stay in memory.
 
@@ -233,7 +233,7 @@ def infer_scan(
     outcome.settings = {**trained_with, **outcome.settings}
     if projections is not None:
         outcome.settings["projections"] = projections
-        outcome.notes.append(f"Projections before the network: {projections}, as was asked for.")
+        outcome.notes.append(f"Projections before the network: {projections}, by parts of the frames, as asked for.")
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 

@@ -13,7 +13,9 @@ from ptycho.errors import InputError
 from ptycho_torch import processes, reassembly
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.halves import HalvesSettings
+from ptycho_torch.ordered_subsets import project_by_parts
 from ptycho_torch.processes import Share
+from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 
 
@@ -70,25 +72,30 @@ def test_three_processes_give_the_object_of_one(architecture, tmp_path):
     assert not torch.distributed.is_initialized()
 
 
-def test_fewer_projections_than_in_training(tmp_path):
-    """As a model that was made with so many, in one process and in two, and in the halves of the scan too."""
+def test_projections_by_parts_of_the_frames(tmp_path):
+    """Those of `ordered_subsets`, in one process and in two, and in the halves of the scan too."""
     raw, execution = scan_of("projection_unet"), PyTorchExecutionConfig(accelerator="cpu")
-    for steps in (2, 5):
-        config = TrainingConfig(ModelConfig(N=raw.N, projection_steps=steps), nepochs=0, calibrate_probe=False)
-        train_scan(raw, config, execution, output_dir=tmp_path / str(steps))
+    config = TrainingConfig(ModelConfig(N=raw.N, projection_steps=5), nepochs=0, calibrate_probe=False)
+    train_scan(raw, config, execution, output_dir=tmp_path)
+    trained = infer_scan(tmp_path, raw, execution=execution)
     halves = HalvesSettings()
-    own, many = (infer_scan(tmp_path / steps, raw, execution=execution, halves=halves) for steps in ("2", "5"))
-    two = dataclasses.replace(execution, devices=2)
-    for where in (execution, two):
-        few = infer_scan(tmp_path / "5", raw, execution=where, halves=halves, projections=2)
-        for name, stage in few.stages.items():
-            np.testing.assert_allclose(stage.object, own.stages[name].object, atol=1e-5)
-            assert np.abs(stage.object - many.stages[name].object).max() > 0.01
-            assert few.halves.stages[name].deviance == pytest.approx(own.halves.stages[name].deviance, rel=1e-4)
-    assert few.settings["projections"] == 2 and "Projections before the network: 2, as was asked for." in few.notes
-    assert "projections" not in many.settings
+    one, two = (
+        infer_scan(tmp_path, raw, execution=dataclasses.replace(execution, devices=n), halves=halves, projections=2)
+        for n in (1, 2)
+    )
+    placed = PlacedScan.of(raw)
+    frames = StreamedFrames(placed, torch.from_numpy(one.probe), torch.from_numpy(raw.good_pixels))
+    expected = project_by_parts(frames, 2)[0].numpy()
+    lit = one.coverage > 0
+    np.testing.assert_allclose(one.stages["projection"].object[lit], expected[lit], atol=1e-5)
+    for name, stage in one.stages.items():
+        np.testing.assert_allclose(two.stages[name].object, stage.object, atol=1e-5)
+        assert np.abs(stage.object - trained.stages[name].object).max() > 0.01
+        assert two.halves.stages[name].deviance == pytest.approx(one.halves.stages[name].deviance, rel=1e-4)
+    assert one.settings["projections"] == 2 and "projections" not in trained.settings
+    assert "Projections before the network: 2, by parts of the frames, as asked for." in one.notes
     with pytest.raises(InputError, match="projections=0: found less than 1"):
-        infer_scan(tmp_path / "5", raw, execution=execution, projections=0)
+        infer_scan(tmp_path, raw, execution=execution, projections=0)
 
 
 def test_projections_of_an_architecture_that_takes_none_are_refused(tmp_path):

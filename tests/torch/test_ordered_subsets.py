@@ -1,0 +1,160 @@
+"""First projections by parts of the frames, against a loop over frames in NumPy, and what they are worth."""
+
+import numpy as np
+import pytest
+import torch
+from small_scans import against_truth, small_scan
+
+from ptycho.raw_data import RawData
+from ptycho_torch.calibration import scaled_guess
+from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.ordered_subsets import MOST_MOMENTUM, PARTS, STEP, project_by_parts
+from ptycho_torch.physics.backprojection import POISSON_WEIGHT
+from ptycho_torch.reassembly import StreamedFrames
+
+
+def streamed(raw, batch_size=None, members=None):
+    probe = torch.from_numpy(scaled_guess(raw))
+    return StreamedFrames(PlacedScan.of(raw), probe, torch.from_numpy(raw.good_pixels), batch_size, members=members)
+
+
+def shifted(light, fraction):
+    """A mode moved by a fraction of a pixel, by a ramp on its transform; the Nyquist frequencies keep their power."""
+    n = len(light)
+    by = np.fft.fftfreq(n)
+    ramps = [np.exp(-2j * np.pi * by * part) for part in fraction]
+    for ramp, part in zip(ramps, fraction, strict=True):
+        ramp[n // 2] = np.exp(1j * np.pi * part)
+    return np.fft.ifft2(np.fft.fft2(light) * ramps[0][:, None] * ramps[1][None])
+
+
+def by_loop(raw, passes, members_of_parts):
+    """The same frame by frame in double precision, and the parts as they were made."""
+    scan, modes = PlacedScan.of(raw), scaled_guess(raw).astype(np.complex128)
+    n, w = raw.N, POISSON_WEIGHT
+    peak = (np.abs(modes) ** 2).sum(axis=0).max()
+    floor = min(0.02 * np.sqrt(peak), 1e-2 * peak) / len(members_of_parts)
+    counts = np.fft.ifftshift(raw.diff3d.astype(float), axes=(1, 2))
+    good = np.fft.ifftshift(raw.good_pixels)
+    where = [tuple(slice(at, at + n) for at in start) for start in scan.starts.tolist()]
+    lights = [np.stack([shifted(mode, part) for mode in modes]) for part in scan.fractions.double().numpy()]
+    lit = np.zeros((len(members_of_parts), *scan.canvas.shape))
+    for number, members in enumerate(members_of_parts):
+        for j in members:
+            lit[number][where[j]] += (np.abs(lights[j]) ** 2).sum(axis=0)
+    most = lit.max(axis=0)
+    current = ahead = np.ones(scan.canvas.shape, complex)
+    made = 0
+    for _ in range(passes):
+        for members in members_of_parts:
+            total = np.zeros_like(ahead)
+            for j in members:
+                waves = lights[j] * ahead[where[j]]
+                spectrum = np.fft.fft2(waves, norm="ortho")
+                rate = (np.abs(spectrum) ** 2).sum(axis=0)
+                rate += 1e-8 + 1e-10 * rate.max()  # where no light is modelled, its phase is nobody's guess
+                likelier = (w * np.sqrt(rate) + np.sqrt(w**2 * rate + 4 * (1 + w) * counts[j])) / (2 * (1 + w))
+                gain = 1 + (1 + w / 2) * (likelier / np.sqrt(rate) - 1)
+                change = np.fft.ifft2(spectrum * np.where(good, gain - 1, 0), norm="ortho")
+                total[where[j]] += (np.conj(lights[j]) * change).sum(axis=0)
+            moved = ahead + STEP * (total + floor * (1 - ahead)) / (most + floor)
+            ahead = moved + min(MOST_MOMENTUM, made / (made + 3)) * (moved - current)
+            current, made = moved, made + 1
+    return current
+
+
+def parts_of(frames, monkeypatch):
+    """The frames of each part, as `project_by_parts` makes them."""
+    seen, only = [], StreamedFrames.only
+
+    def noted(self, members):
+        seen.append(members.tolist())
+        return only(self, members)
+
+    monkeypatch.setattr(StreamedFrames, "only", noted)
+    project_by_parts(frames, 1)
+    monkeypatch.undo()
+    return seen
+
+
+def scan_of_a_narrow_beam(rng):
+    """Two Gaussian modes, whose far field has no zeros: there the phase of single precision is noise."""
+    r = np.arange(32) - 16
+    narrow = np.exp(-(r[:, None] ** 2 + r[None] ** 2) / (2 * 1.3**2))
+    light = 60 * np.stack((narrow, 0.4 * narrow * r[:, None])).astype(np.complex64)
+    y, x = rng.uniform(0, 14, (2, 40))
+    rows, columns = np.mgrid[:64, :64]
+    specimen = np.exp(0.6j * np.sin(rows / 2.1) * np.cos(columns / 3.3))
+    starts = np.stack((y, x), axis=1).astype(int)
+    waves = light * np.stack([specimen[a : a + 32, b : b + 32] for a, b in starts])[:, None]
+    rates = (np.abs(np.fft.fftshift(np.fft.fft2(waves, norm="ortho"), axes=(2, 3))) ** 2).sum(axis=1)
+    return RawData(x, y, diff3d=rng.poisson(rates).astype(np.uint16), probeGuess=light)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_it_is_the_loop_over_frames(monkeypatch, rng, masked):
+    raw = scan_of_a_narrow_beam(rng)
+    if masked:
+        bad = np.zeros((raw.N, raw.N), bool)
+        bad[12:15, 3:20] = True
+        raw = raw.masked(bad)
+    frames = streamed(raw, batch_size=7)
+    parts = parts_of(frames, monkeypatch)
+    assert len(parts) == PARTS and sorted(member for part in parts for member in part) == list(range(40))
+    found = project_by_parts(frames, 3)[0].numpy()
+    expected = by_loop(raw, 3, parts)
+    assert np.abs(expected - 1).max() > 0.3
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_parts_lie_side_by_side(monkeypatch):
+    """A frame's nearest neighbours are in other parts: each part lights nearly all that all frames light."""
+    frames = streamed(small_scan(60))
+    lit = frames.illumination()[0] > 0.5
+    for members in parts_of(frames, monkeypatch):
+        assert 14 <= len(members) <= 16
+        assert (frames.only(torch.tensor(members)).illumination()[0][lit] > 0.01).double().mean() > 0.95
+
+
+def test_the_batch_size_changes_nothing():
+    raw = small_scan(40)
+    few, many = (project_by_parts(streamed(raw, batch_size=n), 3) for n in (3, 256))
+    torch.testing.assert_close(few, many, rtol=1e-3, atol=1e-3)
+
+
+def test_a_pass_is_worth_three_projections():
+    raw = small_scan(150)
+    frames = streamed(raw)
+    whole = {steps: against_truth(frames.begin(steps)[0].numpy(), raw).ssim for steps in (8, 24)}
+    parts = against_truth(frames.begin(8, by_parts=True)[0].numpy(), raw).ssim
+    assert parts > 0.95 * whole[24] > 1.1 * whole[8]
+
+
+@pytest.mark.parametrize("counts", [300, 1e6])
+def test_it_settles(counts):
+    """At few counts and at many the steps do not break up: later objects explain the counts better."""
+    raw = small_scan(100, counts=counts)
+    frames = streamed(raw)
+    deviances = [frames.deviance(project_by_parts(frames, passes)).deviance for passes in (2, 6, 12, 24, 48)]
+    assert deviances == sorted(deviances, reverse=True)
+
+
+def test_fewer_frames_than_parts():
+    raw = small_scan(40)
+    frames = streamed(raw, members=torch.tensor([5, 11]))
+    found = project_by_parts(frames, 4)
+    assert found.isfinite().all()
+    assert frames.only(torch.tensor([5, 11])).deviance(found).deviance < frames.deviance(frames.vacuum()).deviance
+
+
+def test_members_alone_take_part():
+    raw = small_scan(40)
+    half = torch.arange(0, 40, 2)
+    counts = raw.diff3d.copy()
+    counts[1::2] = 7
+    nonsense = RawData(raw.xcoords, raw.ycoords, diff3d=counts, probeGuess=raw.probeGuess)
+    probe, good = torch.from_numpy(scaled_guess(raw)), torch.from_numpy(raw.good_pixels)
+    one, other = (
+        project_by_parts(StreamedFrames(PlacedScan.of(scan), probe, good, members=half), 2) for scan in (raw, nonsense)
+    )
+    assert torch.equal(one, other)
