@@ -57,31 +57,35 @@ def from_vacuum(raw: RawData, epochs: int) -> Point:
     return {"epochs": epochs, **figures(refine_scan(raw, None, RefinementSettings(epochs=epochs)), raw)}
 
 
-def measure(name: str, model: Path, epochs: list[int], seed: int) -> list[dict[str, Any]]:
-    """The curves of a scan, and when they reach the target: one entry for each number of projections."""
+def measure(name: str, model: Path, epochs: list[int], seed: int) -> dict[str, Any]:
+    """The curves of a scan, and when they reach the target: one from vacuum, one for each number of projections."""
     raw = simulate(Recipe(OBJECTS[name], seed=seed)).raw
     with_network(model, raw, 1), from_vacuum(raw, 1)  # warm up
     converged = with_network(model, raw, CONVERGED_EPOCHS)
     target = SHARE * converged["phase_correlation"]
     vacuum = [from_vacuum(raw, number) for number in epochs]
-    found = []
+    starts = []
     for projections in PROJECTIONS:
-        mine = [with_network(model, raw, number, projections) for number in (0, *epochs)]
-        found.append({
-            "scan": name, "seed": seed, "target": target, "converged": converged, "projections": projections,
-            "network": mine, "vacuum": vacuum, "network_s": time_to(mine, target), "vacuum_s": time_to(vacuum, target),
-        })  # fmt: skip
-    return found
+        curve = [with_network(model, raw, number, projections) for number in (0, *epochs)]
+        starts.append({"projections": projections, "curve": curve, "time_s": time_to(curve, target)})
+    return {
+        "scan": name, "seed": seed, "target": target, "converged": converged, "network": starts,
+        "vacuum": {"curve": vacuum, "time_s": time_to(vacuum, target)},
+    }  # fmt: skip
 
 
-def row_of(found: dict[str, Any]) -> list[str]:
-    """A row of the table."""
-    own, other = found["network_s"], found["vacuum_s"]
-    best = max(found["vacuum"], key=lambda point: point["phase_correlation"])
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """The rows of a scan."""
+    return [_row(found, start) for start in found["network"]]
+
+
+def _row(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
+    own, other = start["time_s"], found["vacuum"]["time_s"]
+    best = max(found["vacuum"]["curve"], key=lambda point: point["phase_correlation"])
     return [
         found["scan"], f"{found['converged']['phase_correlation']:.4f}", f"{found['target']:.4f}",
-        f"{found['projections'] or f'{ModelConfig.projection_steps}, as trained'}",
-        f"{found['network'][0]['phase_correlation']:.4f} ({found['network'][0]['time_s']:.2f})",
+        f"{start['projections'] or f'{ModelConfig.projection_steps}, as trained'}",
+        f"{start['curve'][0]['phase_correlation']:.4f} ({start['curve'][0]['time_s']:.2f})",
         "not reached" if own is None else f"{own:.2f}",
         f"not reached: {best['phase_correlation']:.4f} in {best['time_s']:.1f}" if other is None else f"{other:.2f}",
         "" if own is None or other is None else f"{own / other:.2f}",
@@ -120,13 +124,14 @@ def main() -> None:
         results = []
         for seed, name in enumerate(asked.scans, 1):
             found = measure(name, Path(folder), asked.epochs, seed)
-            results.extend(found)
-            print("\n".join(" | ".join(row_of(one)) for one in found), flush=True)
+            results.append(found)
+            print("\n".join(" | ".join(row) for row in rows_of(found)), flush=True)
     write_json(asked.output, {"threads": asked.threads, "results": results})
     introduction = INTRODUCTION.format(
         **machine() | {"threads": asked.threads}, converged=CONVERGED_EPOCHS, share=SHARE
     )
-    replace_section(asked.page, "second-scan", f"{introduction}\n{table(HEADER, [row_of(one) for one in results])}")
+    rows = [row for found in results for row in rows_of(found)]
+    replace_section(asked.page, "second-scan", f"{introduction}\n{table(HEADER, rows)}")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ from torch import Tensor
 from ptycho import progress
 from ptycho.errors import InputError
 from ptycho.geometry import canvas_for, placements
-from ptycho.metrics.deviance import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho.probe import far_field, mode_powers, scale_probe_to_counts
 from ptycho.raw_data import RawData
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.misfit import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.physics.detector import detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import shift_probe
 from ptycho_torch.solvers.projection import vacuum
@@ -309,12 +309,12 @@ def _try(
         RefinementOptions(epochs=epochs), good_pixels=good, seed=seed,
     )  # fmt: skip
     per_frame, expected = [], []
+    used = torch.ones((part.N, part.N), dtype=torch.bool, device=guess.device) if good is None else good
     for at in torch.arange(part.n_frames).split(BATCH):
-        rates = expected_counts(refined.canvas, shift_probe(refined.probe, fractions[at]), starts[at])
-        used = np.ones((part.N, part.N), dtype=bool) if good is None else good.cpu().numpy()
-        rate = rates.cpu().numpy()[:, used]
-        per_frame.append(deviance_per_pixel(rate, amplitudes[at].square().numpy()[:, used]).mean(axis=1))
-        expected.append(expected_deviance_per_pixel(rate).mean(axis=1))
+        rate = expected_counts(refined.canvas, shift_probe(refined.probe, fractions[at]), starts[at])[:, used]
+        counts = amplitudes[at].to(guess.device).square()[:, used]
+        per_frame.append(deviance_per_pixel(rate, counts).mean(dim=1).cpu())
+        expected.append(expected_deviance_per_pixel(rate).mean(dim=1).cpu())
     # an orientation whose refinement broke down is the worst of all, not the unknown one
-    deviances = np.nan_to_num(np.concatenate(per_frame), nan=BROKEN, posinf=BROKEN)
-    return Tried(orientation, deviances, float(np.concatenate(expected).mean()))
+    deviances = torch.cat(per_frame).nan_to_num(nan=BROKEN, posinf=BROKEN)
+    return Tried(orientation, deviances.double().numpy(), float(torch.cat(expected).mean()))

@@ -88,8 +88,7 @@ class ProjectionUNet(Generator):
         widths: Sequence[int] = (16, 32, 48),
     ) -> None:  # fmt: skip
         super().__init__()
-        self.steps = [projection_steps] + [later_projection_steps] * (stages - 1)
-        self.begin_steps = projection_steps
+        self.stages, self.begin_steps, self.later_steps = stages, projection_steps, later_projection_steps
         self._by_parts = False
         unets = [UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2))]
         self.correctors = nn.ModuleList(unets)
@@ -101,8 +100,7 @@ class ProjectionUNet(Generator):
 
     def project_first(self, steps: int) -> None:
         """See :class:`ptycho_torch.generators.base.Generator`."""
-        self.begin_steps = self.steps[0] = steps
-        self._by_parts = True
+        self.begin_steps, self._by_parts = steps, True
 
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
@@ -110,9 +108,10 @@ class ProjectionUNet(Generator):
         with torch.no_grad():  # nothing trainable lies before the first projection
             canvas = frames.begin(self.begin_steps, self._by_parts)
         illumination = frames.illumination()
-        for stage, steps in enumerate(self.steps):
+        for stage in range(self.stages):
             if stage > 0:
-                before, canvas = canvas, frames.project(canvas, steps, made=sum(self.steps[:stage]))
+                made = self.begin_steps + (stage - 1) * self.later_steps
+                before, canvas = canvas, frames.project(canvas, self.later_steps, made=made)
             corrector = self.correctors[min(stage, 1)]
             correct = partial(corrected, corrector)
             canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px, overwrite=True)
@@ -121,4 +120,4 @@ class ProjectionUNet(Generator):
     def without_network(self, frames: FramesOnCanvas) -> Tensor:
         """As many projections as all stages take together, and no correction."""
         canvas = frames.begin(self.begin_steps, self._by_parts)
-        return frames.project(canvas, sum(self.steps[1:]), made=self.begin_steps)
+        return frames.project(canvas, (self.stages - 1) * self.later_steps, made=self.begin_steps)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single, mode_intensity, multiplied
+from ptycho_torch.physics.fourier import at_least_single
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
+from ptycho_torch.physics.modes import mode_intensity, multiplied
 
 
 def replace_amplitude(waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None = None) -> Tensor:

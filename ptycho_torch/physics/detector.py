@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single, fft2c, mode_intensity
+from ptycho_torch.physics.fourier import at_least_single, fft2c
 from ptycho_torch.physics.illumination import exit_waves
+from ptycho_torch.physics.modes import mode_intensity
 from ptycho_torch.physics.patches import extract
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import at_least_single, mode_intensity, shift_ramp
+from ptycho_torch.physics.fourier import at_least_single, shift_ramp
+from ptycho_torch.physics.modes import mode_intensity
 
 DIM = 0.5
 """Illumination, in units of the maximum of one frame, at which :func:`confidence` is a half."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.fourier import mode_intensity
 from ptycho_torch.physics.illumination import shift_probe_slopes
+from ptycho_torch.physics.modes import mode_intensity
 
 VARIANCE_OF_ROOT = 0.25
 """Variance of the square root of a Poisson count."""

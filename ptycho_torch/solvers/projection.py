@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ptycho_torch.physics.backprojection import approach_counts
-from ptycho_torch.physics.fourier import multiplied, sum_modes
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
+from ptycho_torch.physics.modes import multiplied, sum_modes
 from ptycho_torch.physics.patches import extract, merge_from_sums, place
 
 

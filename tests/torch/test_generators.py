@@ -44,7 +44,7 @@ def test_architectures_for_callers_that_build_by_name():
 def test_the_configuration_shapes_the_network():
     small = build_generator(ModelConfig(unet_channels=4, stages=3, projection_steps=7, later_projection_steps=2), 64)
     assert isinstance(small, ProjectionUNet)
-    assert small.steps == [7, 2, 2]
+    assert (small.stages, small.begin_steps, small.later_steps) == (3, 7, 2)
     assert len(small.correctors) == 2, "stages after the second share its weights"
     assert small.correctors[0].encoder[0].first.out_channels == 4
 
