@@ -22,7 +22,7 @@ from ptycho_torch.physics.detector import centred_order, detector_order, expecte
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
 from ptycho_torch.processes import Share
-from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor
+from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor, staying_weight
 from ptycho_torch.solvers.projection import momentum, projected, vacuum
 
 TILE_PX = 256
@@ -95,6 +95,7 @@ class StreamedFrames:
         self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
         self._given_good, self._good = good_pixels, None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._peak = probe.abs().square().sum(0).amax()
+        self._staying = staying_weight(float(self._peak))
         # the merge in units of the peak, so that one map serves as weight and as illumination
         self.floor = projection_floor(probe) / self._peak
         self._weight = self._zeros(torch.float32)
@@ -199,7 +200,9 @@ class StreamedFrames:
     def _projected(self, canvas: Tensor, at: Tensor, departure: bool = False) -> Tensor:
         """What the frames of one of :meth:`batches` add to the merge; see :func:`projected`."""
         patches = extract(canvas, self._starts(at), self.probe.shape[-1])
-        return projected(patches, self._run_amplitudes(at), self._run_probes(at), self._good, departure)
+        return projected(
+            patches, self._run_amplitudes(at), self._run_probes(at), self._good, self._staying, departure
+        )
 
     def departures(self, canvas: Tensor) -> Tensor:
         """By how much the counts ask for another object than (H, W) ``canvas``, times the illumination; one pass."""

