@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,11 @@ from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan
 
 HERE = Path(__file__).parent
-EPOCHS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
+EPOCHS = (1, 2, 3, 4, 5, 6, 8, 12, 20, 50)
 CONVERGED_EPOCHS = 100
 SHARE = 0.99
-PROJECTIONS = (None, 12, 10, 8, 6, 4)  # before the network; None: as in training
+PROJECTIONS = (None, 24, 12, 6)  # before the network; None: as in training
+SHORT_S, REPEATS = 1.0, 5  # what takes less is measured so often, and has the median time
 EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
 OBJECTS = {"dead leaves": "dead_leaves", "lines": "lines", "Siemens star": "siemens_star"}
 
@@ -57,16 +60,28 @@ def from_vacuum(raw: RawData, epochs: int) -> Point:
     return {"epochs": epochs, **figures(refine_scan(raw, None, RefinementSettings(epochs=epochs)), raw)}
 
 
+def steadied(run: Callable[[], Point]) -> Point:
+    """A point, with the median time of several runs where it is short."""
+    first = run()
+    if first["time_s"] >= SHORT_S:
+        return first
+    times = [first["time_s"], *(run()["time_s"] for _ in range(REPEATS - 1))]
+    return {**first, "time_s": statistics.median(times)}
+
+
 def measure(name: str, model: Path, epochs: list[int], seed: int) -> dict[str, Any]:
     """The curves of a scan, and when they reach the target: one from vacuum, one for each number of projections."""
     raw = simulate(Recipe(OBJECTS[name], seed=seed)).raw
     with_network(model, raw, 1), from_vacuum(raw, 1)  # warm up
     converged = with_network(model, raw, CONVERGED_EPOCHS)
     target = SHARE * converged["phase_correlation"]
-    vacuum = [from_vacuum(raw, number) for number in epochs]
+    vacuum = [steadied(lambda number=number: from_vacuum(raw, number)) for number in epochs]
     starts = []
     for projections in PROJECTIONS:
-        curve = [with_network(model, raw, number, projections) for number in (0, *epochs)]
+        curve = [
+            steadied(lambda number=number, few=projections: with_network(model, raw, number, few))
+            for number in (0, *epochs)
+        ]
         starts.append({"projections": projections, "curve": curve, "time_s": time_to(curve, target)})
     return {
         "scan": name, "seed": seed, "target": target, "converged": converged, "network": starts,
@@ -86,6 +101,7 @@ def _row(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
         found["scan"], f"{found['converged']['phase_correlation']:.4f}", f"{found['target']:.4f}",
         f"{start['projections'] or f'{ModelConfig.projection_steps}, as trained'}",
         f"{start['curve'][0]['phase_correlation']:.4f} ({start['curve'][0]['time_s']:.2f})",
+        f"{start['curve'][-1]['phase_correlation']:.4f} / {start['curve'][-1]['ssim']:.3f}",
         "not reached" if own is None else f"{own:.2f}",
         f"not reached: {best['phase_correlation']:.4f} in {best['time_s']:.1f}" if other is None else f"{other:.2f}",
         "" if own is None or other is None else f"{own / other:.2f}",
@@ -93,8 +109,8 @@ def _row(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
 
 
 HEADER = [
-    "new scan", "converged", "target", "projections", "network alone (s)", "infer --refine (s)", "from vacuum (s)",
-    "ratio",
+    "new scan", "converged", "target", "projections", "network alone (s)", "refined in the end / SSIM",
+    "infer --refine (s)", "from vacuum (s)", "ratio",
 ]  # fmt: skip
 INTRODUCTION = """## A second scan
 
@@ -103,7 +119,8 @@ the same beam, and the same probe guess, 10 % out of focus (600 frames, N = 64, 
 correlation with the true object {converged} epochs after the network. Times until {share:.0%} of that is reached:
 projections, network and refinement, without imports and reading. Projections: those of the training, or passes by parts
 of the frames (`infer --projections`).
-Measured on {processor}, {cores} cores, {threads} thread(s), torch {torch}, {date}; single runs.
+Measured on {processor}, {cores} cores, {threads} thread(s), torch {torch}, {date}; of runs shorter than {short_s:.0f} s
+medians of {repeats}.
 """
 
 
@@ -128,7 +145,8 @@ def main() -> None:
             print("\n".join(" | ".join(row) for row in rows_of(found)), flush=True)
     write_json(asked.output, {"threads": asked.threads, "results": results})
     introduction = INTRODUCTION.format(
-        **machine() | {"threads": asked.threads}, converged=CONVERGED_EPOCHS, share=SHARE
+        **machine() | {"threads": asked.threads}, converged=CONVERGED_EPOCHS, share=SHARE,
+        short_s=SHORT_S, repeats=REPEATS,
     )
     rows = [row for found in results for row in rows_of(found)]
     replace_section(asked.page, "second-scan", f"{introduction}\n{table(HEADER, rows)}")

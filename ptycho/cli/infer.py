@@ -36,8 +36,8 @@ __all__ = ["infer", "start_inference"]
 @afterwards_options
 @click.option(
     "--projections", type=COUNT, metavar="N",
-    help="Passes over the frames before the network, by a quarter of them at a time: with 10 or 12 there is an object "
-    "for --refine to go on from in a quarter of the time. [default: the training's projections, by all frames at once]",
+    help="Passes over the frames before the network, by a quarter of them at a time: 24 give nearly the same object in "
+    "half of the time, for --refine to go on from. [default: the training's projections, by all frames at once]",
 )
 @click.option(
     "--canvases-on-disk/--canvases-in-memory", default=False, show_default=True,
@@ -60,7 +60,7 @@ def infer(
     Examples:
       ptychopinn infer results other_scan.npz --crop 64 --output-dir other_results
       ptychopinn infer results day/*.npz --output-dir day_results
-      ptychopinn infer results other_scan.npz --refine --projections 12 --output-dir refined
+      ptychopinn infer results other_scan.npz --refine --projections 24 --output-dir refined
     """
     settings = resolve(ctx, options, config_file)
     folder = shared.stated_output_dir(ctx, settings.get("output_dir"))
