@@ -15,6 +15,7 @@ from ptycho.errors import InputError
 from ptycho.probe import probe_mask, scale_probe_to_counts
 from ptycho.raw_data import RawData
 from ptycho_torch.config_params import ModelConfig
+from ptycho_torch.data.parts import steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.solvers.projection import vacuum
@@ -115,7 +116,7 @@ def calibrate_probe(
         guess: (M, N, N) scaled to counts.
         epochs: passes over the frames.
         device: where to compute.
-        seed: of the order of frames.
+        seed: of which frames make a step together.
         on_epoch: called with the number of finished epochs and the relative misfit.
 
     Returns:
@@ -129,11 +130,11 @@ def calibrate_probe(
             lambda at: roots(detector_order(scan.counts(at).to(device))),
             scan.starts.to(device),
             scan.fractions.to(device),
+            steps_of(scan.xy, seed=seed),
             vacuum((), scan.canvas.shape, probe),
             probe,
             RefinementOptions(epochs=epochs),
             good_pixels=None if good is None else good.to(device),
-            seed=seed,
             on_epoch=progress.by_epoch(step, also=on_epoch),
         )
     if refined.errors and not refined.errors[-1] <= refined.errors[0]:

@@ -35,6 +35,7 @@ from ptycho.errors import InputError
 from ptycho.geometry import canvas_for, placements
 from ptycho.probe import far_field, mode_powers, scale_probe_to_counts
 from ptycho.raw_data import RawData
+from ptycho_torch.data.parts import steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.misfit import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.physics.detector import detector_order, expected_counts, roots
@@ -247,7 +248,7 @@ def rank_orientations(
         raw: the scan, with a probe guess.
         frames: so many from its middle are used.
         epochs: of the joint refinement of object and probe, per orientation.
-        seed: of the order of frames, the same for all.
+        seed: of which frames make a step together.
         device: where to compute.
         on_orientation: called with each result.
 
@@ -305,8 +306,8 @@ def _try(
     fractions = torch.from_numpy(rest.astype(np.float32)).to(guess.device)
     good = None if part.bad_pixels is None else detector_order(torch.from_numpy(part.good_pixels)).to(guess.device)
     refined = refine(
-        lambda at: amplitudes[at].to(guess.device), starts, fractions, vacuum((), canvas.shape, guess), guess,
-        RefinementOptions(epochs=epochs), good_pixels=good, seed=seed,
+        lambda at: amplitudes[at].to(guess.device), starts, fractions, steps_of(np.stack((x, y), axis=1), seed=seed),
+        vacuum((), canvas.shape, guess), guess, RefinementOptions(epochs=epochs), good_pixels=good,
     )  # fmt: skip
     per_frame, expected = [], []
     used = torch.ones((part.N, part.N), dtype=torch.bool, device=guess.device) if good is None else good

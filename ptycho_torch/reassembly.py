@@ -16,6 +16,7 @@ from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
 from ptycho_torch.canvases import Canvases
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.generators.base import ByParts
 from ptycho_torch.misfit import Misfit, deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.ordered_subsets import project_by_parts
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
@@ -59,8 +60,7 @@ class _Begun:
     """What the first projections have made, (1, H, W), how, and how long they took; or nothing yet."""
 
     canvas: Tensor | None = None
-    steps: int = 0
-    by_parts: bool = False
+    steps: int | ByParts = 0
     time_s: float = 0.0
 
 
@@ -126,6 +126,10 @@ class StreamedFrames:
         """(H, W) complex zeros."""
         return self._zeros(self.probe.dtype)
 
+    def copy_of(self, canvas: Tensor) -> Tensor:
+        """Another canvas with the same values."""
+        return self._canvases.copy(canvas)
+
     def _probes(self, at: Tensor) -> Tensor:
         return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
 
@@ -161,13 +165,16 @@ class StreamedFrames:
         """(1, H, W) complex ones, which take no memory: not to be written into."""
         return vacuum((), (1, 1), self.probe).expand(1, *self.scan.canvas.shape)
 
-    def begin(self, steps: int, by_parts: bool = False) -> Tensor:
+    def begin(self, steps: int | ByParts) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`."""
         begun, self._begun = self._begun, _Begun()
-        if begun.canvas is None or (begun.steps, begun.by_parts) != (steps, by_parts):
+        if begun.canvas is None or begun.steps != steps:
             start = time.perf_counter()
-            canvas = project_by_parts(self, steps) if by_parts else self.project(self.vacuum(), steps)
-            begun = _Begun(canvas, steps, by_parts, time.perf_counter() - start)
+            if isinstance(steps, ByParts):
+                canvas = project_by_parts(self, steps.passes, steps.settled)
+            else:
+                canvas = self.project(self.vacuum(), steps)
+            begun = _Begun(canvas, steps, time.perf_counter() - start)
         else:
             canvas = begun.canvas
             self.spared_s += begun.time_s

@@ -17,6 +17,7 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import InputError
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 from ptycho_torch.data.blocks import Batch, Begun, BlockDataset, as_it_is
+from ptycho_torch.data.parts import spread_folds
 from ptycho_torch.data.samplers import (
     BlockRequest,
     GroupBlocks,
@@ -24,7 +25,6 @@ from ptycho_torch.data.samplers import (
     TrainingBlocks,
     ValidationBlocks,
     split_frames,
-    spread_folds,
     within_bounds,
 )
 from ptycho_torch.data.scans import LitScan

@@ -90,19 +90,6 @@ class TrainingBlocks(Sampler[BlockRequest]):
             yield BlockRequest(indices, used, scored, fold=fold)
 
 
-def spread_folds(
-    xy: NDArray[np.float64], members: NDArray[np.int64], n: int, seed: int
-) -> NDArray[np.int64]:  # fmt: skip
-    """(F,) which of n parts each of the members belongs to, neighbours to different ones; -1 for other frames."""
-    rng = np.random.default_rng([seed, 2])
-    x, y = xy[members].T
-    folds = np.full(len(xy), -1, dtype=np.int64)
-    blocks, is_new = compact_blocks(x, y, n, rng=rng)
-    for block, new in zip(blocks, is_new, strict=True):
-        folds[members[block[new]]] = rng.permutation(n)[: int(new.sum())]
-    return folds
-
-
 class GroupBlocks(Sampler[BlockRequest]):
     """Groups as somebody else made them, in another order every epoch.
 

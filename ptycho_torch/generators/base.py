@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from ptycho.errors import InputError
+
+
+class ByParts(NamedTuple):
+    """First projections of a whole scan by parts of the frames in turn (:mod:`ptycho_torch.ordered_subsets`).
+
+    They are coarser at the end than as many by all frames at once, and far ahead on the way.
+
+    Attributes:
+        passes: over all frames, >= 1.
+        settled: end before that, once a pass moves the object by less than this share of its departure from vacuum.
+    """
+
+    passes: int
+    settled: float = 0.0
 
 
 class FramesOnCanvas(Protocol):
@@ -22,11 +36,8 @@ class FramesOnCanvas(Protocol):
         """(B, H, W) complex ones."""
         ...
 
-    def begin(self, steps: int, by_parts: bool = False) -> Tensor:
+    def begin(self, steps: int | ByParts) -> Tensor:
         """The object after so many projections from vacuum, (B, H, W) complex.
-
-        ``by_parts``, of a whole scan: each of them by parts of the frames in turn, which is coarser at the end and far
-        ahead on the way (:mod:`ptycho_torch.ordered_subsets`).
 
         In training that is by all frames of the scan, made once, where ``Generator.begin_steps`` has announced it; then
         the blocks are cut from it.
@@ -69,11 +80,13 @@ class Generator(nn.Module, ABC):
         learning_rate_share: what the optimiser takes of the configured learning rate; layers of many channels need
             smaller steps.
         begin_steps: the ``steps`` with which :meth:`FramesOnCanvas.begin` will be called; 0 if it is not.
+        takes_parts: whether :meth:`project_first` is known.
     """
 
     name: str
     learning_rate_share: float = 1.0
     begin_steps: int = 0
+    takes_parts: bool = False
 
     def networks(self) -> list[nn.Module]:
         """The parts that are called on tensors alone, which is what can be compiled."""
@@ -83,15 +96,15 @@ class Generator(nn.Module, ABC):
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
 
-    def project_first(self, steps: int) -> None:
-        """Take so many projections before the network from now on, by parts of the frames, for a coarse object soon.
+    def project_first(self, by_parts: ByParts) -> None:
+        """Begin with these projections from now on, for a coarse object soon.
 
         Raises:
-            InputError: the generator has no such number.
+            InputError: the generator takes none.
         """
         raise InputError(
-            f"projections={steps}: the architecture {self.name!r} takes no projections before the network. Leave them "
-            "out."
+            f"projections={by_parts.passes}: the architecture {self.name!r} takes no projections before the network. "
+            "Leave them out."
         )
 
     @abstractmethod

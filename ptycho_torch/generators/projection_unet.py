@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.generators.base import FramesOnCanvas, Generator
+from ptycho_torch.generators.base import ByParts, FramesOnCanvas, Generator
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.physics.illumination import confidence
 
@@ -61,12 +62,14 @@ def apply_correction(canvas: Tensor, correction: Tensor) -> Tensor:
     return canvas * torch.polar(torch.exp(log_amplitude), phase)
 
 
-def corrected(network: nn.Module, canvas: Tensor, before: Tensor, illumination: Tensor) -> Tensor:
+def corrected(network: UNet, canvas: Tensor, before: Tensor, illumination: Tensor) -> Tensor:
     """The object, corrected by what ``network`` makes of :func:`correction_features`; all (B, H, W).
 
-    The correction fades where there is too little light to learn from.
+    The correction fades where there is too little light to learn from. A network that is not in training gives its
+    mean over four orientations (docs/findings.md, TURNS-001).
     """
-    correction = network(correction_features(canvas, before, illumination))
+    features = correction_features(canvas, before, illumination)
+    correction = network(features) if network.training else network.mean_of_turns(features)
     return apply_correction(canvas, correction * confidence(illumination)[:, None])
 
 
@@ -82,6 +85,7 @@ class ProjectionUNet(Generator):
     """
 
     name = "projection_unet"
+    takes_parts = True
 
     def __init__(
         self, stages: int = 2, projection_steps: int = 5, later_projection_steps: int = 3,
@@ -89,7 +93,7 @@ class ProjectionUNet(Generator):
     ) -> None:  # fmt: skip
         super().__init__()
         self.stages, self.begin_steps, self.later_steps = stages, projection_steps, later_projection_steps
-        self._by_parts = False
+        self._begin: int | ByParts = projection_steps
         unets = [UNet(N_FEATURES, 2, widths) for _ in range(min(stages, 2))]
         self.correctors = nn.ModuleList(unets)
         self._halo_px = unets[0].halo_px
@@ -98,26 +102,25 @@ class ProjectionUNet(Generator):
         """The U-Nets."""
         return list(self.correctors)
 
-    def project_first(self, steps: int) -> None:
+    def project_first(self, by_parts: ByParts) -> None:
         """See :class:`ptycho_torch.generators.base.Generator`."""
-        self.begin_steps, self._by_parts = steps, True
+        self.begin_steps, self._begin = by_parts.passes, by_parts
 
     def forward(self, frames: FramesOnCanvas) -> Tensor:
         """The object, (B, H, W) complex."""
         before = frames.vacuum()
         with torch.no_grad():  # nothing trainable lies before the first projection
-            canvas = frames.begin(self.begin_steps, self._by_parts)
+            canvas = frames.begin(self._begin)
         illumination = frames.illumination()
         for stage in range(self.stages):
             if stage > 0:
                 made = self.begin_steps + (stage - 1) * self.later_steps
                 before, canvas = canvas, frames.project(canvas, self.later_steps, made=made)
-            corrector = self.correctors[min(stage, 1)]
-            correct = partial(corrected, corrector)
+            correct = partial(corrected, cast(UNet, self.correctors[min(stage, 1)]))
             canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px, overwrite=True)
         return canvas
 
     def without_network(self, frames: FramesOnCanvas) -> Tensor:
         """As many projections as all stages take together, and no correction."""
-        canvas = frames.begin(self.begin_steps, self._by_parts)
+        canvas = frames.begin(self._begin)
         return frames.project(canvas, (self.stages - 1) * self.later_steps, made=self.begin_steps)

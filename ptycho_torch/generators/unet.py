@@ -56,9 +56,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_in, H, W) to (B, n_out, H, W)."""
         height, width = x.shape[-2:]
-        # whole steps of the stride; the modulus of a negative size is more than torch.compile knows
-        steps_down, steps_across = (height + self.stride - 1) // self.stride, (width + self.stride - 1) // self.stride
-        x = F.pad(x, (0, steps_across * self.stride - width, 0, steps_down * self.stride - height))
+        x = self._whole_steps(x)
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(F.avg_pool2d(x, 2) if level else x)
@@ -67,3 +65,22 @@ class UNet(nn.Module):
         for block in self.decoder:  # a skip goes with its use: they are the largest maps
             x = block(torch.cat((F.interpolate(x, scale_factor=2.0, mode="nearest"), skips.pop()), dim=1))
         return self.head(x)[..., :height, :width]
+
+    def mean_of_turns(self, x: Tensor) -> Tensor:
+        """As :meth:`forward`, the mean over ``x`` as it is and turned by one, two and three quarters.
+
+        Nothing tells the network which way round an object is, so that what the four disagree about is its own error.
+        """
+        height, width = x.shape[-2:]
+        x = self._whole_steps(x)  # turned before that, a tile would be pooled in another grid than the whole
+        total = self(x)
+        for quarters in (1, 2, 3):
+            total = total + torch.rot90(self(torch.rot90(x, quarters, (-2, -1))), -quarters, (-2, -1))
+        return total[..., :height, :width] / 4
+
+    def _whole_steps(self, x: Tensor) -> Tensor:
+        """Padded with zeros to multiples of the stride."""
+        height, width = x.shape[-2:]
+        # the modulus of a negative size is more than torch.compile knows
+        steps_down, steps_across = (height + self.stride - 1) // self.stride, (width + self.stride - 1) // self.stride
+        return F.pad(x, (0, steps_across * self.stride - width, 0, steps_down * self.stride - height))

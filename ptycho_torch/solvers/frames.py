@@ -115,9 +115,9 @@ class BlockFrames:
         """(B, H, W) complex ones."""
         return vacuum((self.starts.shape[0],), self.shape, self.probes)
 
-    def begin(self, steps: int, by_parts: bool = False) -> Tensor:
+    def begin(self, steps: int | tuple[int, float]) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; a block has too few frames for parts."""
-        if by_parts:
+        if not isinstance(steps, int):
             raise ValueError("found a block of frames, which cannot begin by parts; expected a whole scan")
         return self.project(self.vacuum(), steps) if self._begun is None else self._begun[0]
 

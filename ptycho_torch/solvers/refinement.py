@@ -1,15 +1,17 @@
 """Joint refinement of object, probe and positions from diffraction frames.
 
-Mini-batches in random order; for each, the departure of the exit waves from those that the counts make likelier is
-turned into preconditioned directions for object and probe, and one 2x2 least-squares problem gives the
-step along both (M. Odstrcil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018)); momentum
-carries the directions from batch to batch. Positions, where they are unknown too, take a step of their own after that
-(:mod:`ptycho_torch.solvers.positions`).
+Mini-batches, each spread over the scan; for each, the departure of the exit waves from those that the
+counts make likelier is turned into preconditioned directions for object and probe, and one 2x2 least-squares problem
+gives the step along both (M. Odstrcil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018)); momentum carries
+the directions from batch to batch. The batches and their order stay the same, as ordered subsets (H. M. Hudson and
+R. S. Larkin, IEEE Trans. Med. Imaging 13, 601 (1994)), and share one preconditioner, the most that any of them lights:
+a pixel that a batch hardly sees is hardly moved by it, and what the batches disagree about stays small. Positions,
+where they are unknown too, take a step of their own after that (:mod:`ptycho_torch.solvers.positions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +22,7 @@ from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_p
 from ptycho_torch.physics.patches import add_patches, extract, place
 from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
 from ptycho_torch.solvers.positions import Positions, position_steps
+from ptycho_torch.solvers.projection import momentum
 
 STAYING = 8.0
 """Weight of staying where the waves are, see :func:`approach_counts`: the steps are fewer and longer than projections,
@@ -35,9 +38,8 @@ class RefinementOptions:
 
     Attributes:
         epochs: passes over all frames.
-        batch_size: frames per step; None takes a quarter of the frames, between 16 and 256.
         step: fraction of the least-squares step that is taken.
-        momentum: share of the previous step that is kept, in [0, 1).
+        momentum: share of the previous step that is kept, in [0, 1); None for :func:`momentum_for`.
         probe_from_epoch: the probe is held for so many epochs.
         refine_probe: False keeps the probe as it is.
         relative_floor: regularisation of the preconditioners, in units of their maximum.
@@ -51,9 +53,8 @@ class RefinementOptions:
     """
 
     epochs: int = 15
-    batch_size: int | None = None
     step: float = 0.5
-    momentum: float = 0.8
+    momentum: float | None = None
     probe_from_epoch: int = 1
     refine_probe: bool = True
     relative_floor: float = 0.1
@@ -63,10 +64,6 @@ class RefinementOptions:
     longest_move_px: float = 0.5
     stop_improvement: float = 0.0
     stop_window: int = 10
-
-    def frames_per_step(self, n_frames: int) -> int:
-        """The batch size for a scan of ``n_frames``."""
-        return max(16, min(256, -(-n_frames // 4))) if self.batch_size is None else self.batch_size
 
     def on_plateau(self, errors: list[float]) -> bool:
         """Whether the misfits of the epochs so far say that more of them would hardly help."""
@@ -101,11 +98,19 @@ class Refined:
     stopped: bool = False
 
 
-def _direction_object(probes: Tensor, misfit: Tensor, starts: Tensor, shape: tuple[int, int], floor: float) -> Tensor:
-    """Least-squares object update on the canvas from the misfit of the exit waves, (H, W)."""
-    weight = place(merge_weights(probes), starts, shape)
-    gradient = place((probes.conj() * misfit).sum(-3), starts, shape)
-    return gradient / (weight + floor * weight.amax())
+def momentum_for(parts: int) -> float:
+    """Share of the previous step that is kept where an epoch has so many steps.
+
+    The more parts there are, the farther each carries the object towards its own frames before the others are heard:
+    with 0.9 ten parts break up, four do not (docs/findings.md, FASTER-001).
+    """
+    return min(0.9, max(0.7, 1 - parts / 40))
+
+
+def _direction_object(probes: Tensor, misfit: Tensor, starts: Tensor, most_lit: Tensor, floor: float) -> Tensor:
+    """Object update on the canvas from the misfit of the exit waves, (H, W): least squares where it is lit most."""
+    gradient = place((probes.conj() * misfit).sum(-3), starts, (most_lit.shape[0], most_lit.shape[1]))
+    return gradient / (most_lit + floor * most_lit.amax())
 
 
 def _direction_probe(patches: Tensor, misfit: Tensor, fractions: Tensor, floor: float) -> Tensor:
@@ -157,8 +162,8 @@ class _Solver:
     """The unknowns and their velocities; see :func:`refine` for the arguments."""
 
     def __init__(
-        self, amplitudes_of: AmplitudeSource, positions: Positions, canvas: Tensor, probe: Tensor,
-        options: RefinementOptions, good_pixels: Tensor | None, support: Tensor | None,
+        self, amplitudes_of: AmplitudeSource, positions: Positions, parts: Sequence[Tensor], canvas: Tensor,
+        probe: Tensor, options: RefinementOptions, good_pixels: Tensor | None, support: Tensor | None,
     ) -> None:  # fmt: skip
         self.amplitudes_of, self.positions, self.options = amplitudes_of, positions, options
         self.good_pixels, self.support = good_pixels, support
@@ -167,19 +172,28 @@ class _Solver:
         self.object_velocity, self.probe_velocity = torch.zeros_like(canvas), torch.zeros_like(probe)
         self.step = options.step
         self.shape, self.n = (canvas.shape[0], canvas.shape[1]), probe.shape[-1]
+        self._parts = parts
+        self._light_changes = options.refine_probe or options.refine_positions
+        self._momentum = momentum_for(len(parts)) if options.momentum is None else options.momentum
+        self._made = 0
+        self._most_lit = self._no_light()
+        for part in parts:
+            torch.maximum(self._most_lit, self._light_of(part), out=self._most_lit)
 
-    def sweep(self, batches: tuple[Tensor, ...], epoch: int) -> float:
+    def sweep(self, epoch: int) -> float:
         """One pass over the frames; the relative misfit on the way."""
         options = self.options
         with_probe = options.refine_probe and epoch >= options.probe_from_epoch
         with_positions = options.refine_positions and epoch >= options.positions_from_epoch
         sums = []
-        for batch in batches:
+        self._next_most_lit = self._no_light() if self._light_changes else self._most_lit
+        for batch in self._parts:
             amplitudes = self.amplitudes_of(batch)
             if self.good_pixels is not None:
                 amplitudes = torch.where(self.good_pixels, amplitudes, amplitudes.new_zeros(()))
             misfit = self._step(batch.to(self.canvas.device), amplitudes, with_probe, with_positions)
             sums.append(torch.stack((misfit, amplitudes.square().sum())))
+        self._most_lit = self._next_most_lit
         if options.refine_probe:
             self._hold_power()
         # looked at once an epoch: a device need not be waited for after each batch
@@ -193,7 +207,10 @@ class _Solver:
         patches = extract(self.canvas, starts, self.n)
         waves = exit_waves(probes, patches)
         misfit = approach_counts(waves, amplitudes, self.good_pixels, STAYING) - waves
-        object_step = _direction_object(probes, misfit, starts, self.shape, options.relative_floor)
+        if self._light_changes:
+            light = place(merge_weights(probes), starts, self.shape)
+            torch.maximum(self._next_most_lit, light, out=self._next_most_lit)
+        object_step = _direction_object(probes, misfit, starts, self._most_lit, options.relative_floor)
         by_object = probes * extract(object_step, starts, self.n)[:, None]
         probe_step, by_probe = None, None
         if with_probe:
@@ -207,10 +224,12 @@ class _Solver:
                 good_pixels=self.good_pixels,
             )  # fmt: skip
             self.positions.move(at, options.position_step * moves)
-        self.object_velocity = options.momentum * self.object_velocity + self.step * a * object_step
+        kept = min(self._momentum, momentum(self._made))
+        self._made += 1
+        self.object_velocity = kept * self.object_velocity + self.step * a * object_step
         self.canvas = self.canvas + self.object_velocity
         if probe_step is not None:
-            self.probe_velocity = options.momentum * self.probe_velocity + self.step * b * probe_step
+            self.probe_velocity = kept * self.probe_velocity + self.step * b * probe_step
             self.probe = self.probe + self.probe_velocity
         return misfit.abs().square().sum()
 
@@ -233,13 +252,19 @@ class _Solver:
             lit = self._illumination() > 1e-6 * merge_weights(self.probe).amax()
             self.canvas = torch.where(lit, self.canvas, torch.ones_like(self.canvas))
 
+    def _no_light(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.probe.real.dtype, device=self.probe.device)
+
+    def _light_of(self, frames: Tensor) -> Tensor:
+        """(H, W) real: sum over some frames, and modes, of |P|^2."""
+        light = self._no_light()
+        for at in frames.to(light.device).split(256):
+            probes = shift_probe(self.probe, self.positions.fractions[at])
+            add_patches(light, merge_weights(probes), self.positions.starts[at])
+        return light
+
     def _illumination(self) -> Tensor:
-        """(H, W) real: sum over frames and modes of |P|^2."""
-        starts, fractions = self.positions.starts, self.positions.fractions
-        weight = torch.zeros(self.shape, dtype=self.probe.real.dtype, device=self.probe.device)
-        for at in torch.arange(len(starts), device=starts.device).split(256):
-            add_patches(weight, merge_weights(shift_probe(self.probe, fractions[at])), starts[at])
-        return weight
+        return self._light_of(torch.arange(len(self.positions.starts)))
 
     def result(self, errors: list[float], stopped: bool) -> Refined:
         where = self.positions
@@ -248,8 +273,8 @@ class _Solver:
 
 @torch.no_grad()
 def refine(
-    amplitudes_of: AmplitudeSource, starts: Tensor, fractions: Tensor, canvas: Tensor, probe: Tensor,
-    options: RefinementOptions, *, good_pixels: Tensor | None = None, support: Tensor | None = None, seed: int = 0,
+    amplitudes_of: AmplitudeSource, starts: Tensor, fractions: Tensor, parts: Sequence[Tensor], canvas: Tensor,
+    probe: Tensor, options: RefinementOptions, *, good_pixels: Tensor | None = None, support: Tensor | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Refined:  # fmt: skip
     """Refine object and probe together, and positions where the options say so.
@@ -258,12 +283,13 @@ def refine(
         amplitudes_of: gives the amplitudes of a batch of frames, so that frames may stay on disk.
         starts: (F, 2) int64 placement of all frames on the canvas (row, column).
         fractions: (F, 2) real sub-pixel remainders.
+        parts: the frames of each step, (n,) int64 indices, each frame in one of them. They serve best where each is
+            spread over the scan (:func:`ptycho_torch.data.parts.steps_of`).
         canvas: (H, W) complex start, ones for vacuum. Where positions are refined, leave room around the frames.
         probe: (M, N, N) complex guess, scaled to counts; its power and centroid are kept.
         options: see :class:`RefinementOptions`.
         good_pixels: (N, N) bool, zero frequency first, or None.
         support: (N, N) real in [0, 1], the probe is zero where it is 0, or None; the guess lies within.
-        seed: of the order of frames.
         on_epoch: called with the number of finished epochs and the relative misfit.
 
     Returns:
@@ -271,16 +297,12 @@ def refine(
     """
     shape = (canvas.shape[0], canvas.shape[1])
     positions = Positions(starts, fractions, shape, probe.shape[-1])
-    solver = _Solver(amplitudes_of, positions, canvas, probe, options, good_pixels, support)
-    n_frames = starts.shape[0]
-    random = torch.Generator().manual_seed(seed)
-    n_steps = -(-n_frames // options.frames_per_step(n_frames))
+    solver = _Solver(amplitudes_of, positions, parts, canvas, probe, options, good_pixels, support)
     errors: list[float] = []
     course = _Course(options)
     while len(errors) < course.end:
         solver.step = course.step(len(errors))
-        batches = torch.randperm(n_frames, generator=random).tensor_split(n_steps)
-        errors.append(solver.sweep(batches, len(errors)))
+        errors.append(solver.sweep(len(errors)))
         if on_epoch is not None:
             on_epoch(len(errors), errors[-1])
         course.look_at(errors)

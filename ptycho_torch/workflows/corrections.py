@@ -16,6 +16,7 @@ from ptycho.geometry import Canvas
 from ptycho.raw_data import RawData
 from ptycho.simulation.probes import HC_EV_M
 from ptycho_torch.calibration import central_part
+from ptycho_torch.data.parts import steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.physics.propagation import focal_depth_px2, fresnel
@@ -45,7 +46,7 @@ def refocused(
         raw: the scan; its middle is used.
         probe: (M, N, N) scaled to counts.
         device: where to compute.
-        seed: of the order of frames.
+        seed: of which frames make a step together.
 
     Returns:
         (M, N, N) complex64 of the same power; the correction in plain types; a note on it.
@@ -54,14 +55,14 @@ def refocused(
     counts = detector_order(scan.counts(torch.arange(scan.raw.n_frames))).to(device)
     masked = raw.bad_pixels is not None
     good = detector_order(torch.from_numpy(raw.good_pixels.copy())).to(device) if masked else None
-    guess = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
+    guess, parts = torch.from_numpy(np.ascontiguousarray(probe)).to(device), steps_of(scan.xy, seed=seed)
     with progress.task("Focusing the probe", None, "trial") as step:
 
         def misfit_at(distance_px2: float) -> float:
             tried = refine(
-                lambda at: roots(counts[at]), scan.starts.to(device), scan.fractions.to(device),
+                lambda at: roots(counts[at]), scan.starts.to(device), scan.fractions.to(device), parts,
                 vacuum((), scan.canvas.shape, guess), fresnel(guess, distance_px2),
-                RefinementOptions(epochs=FOCUS_EPOCHS, refine_probe=False), good_pixels=good, seed=seed,
+                RefinementOptions(epochs=FOCUS_EPOCHS, refine_probe=False), good_pixels=good,
             )  # fmt: skip
             step()
             return tried.errors[-1]

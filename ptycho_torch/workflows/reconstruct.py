@@ -25,7 +25,7 @@ from ptycho.model_manager import ARCHIVE_NAME
 from ptycho.outcome import Outcome, Stage
 from ptycho.raw_data import RawData
 from ptycho_torch import calibration, processes, settings
-from ptycho_torch.archive import legacy_entries, load_model, save_model
+from ptycho_torch.archive import legacy_entries, save_model
 from ptycho_torch.canvases import Canvases
 from ptycho_torch.config_bridge import STREAMED_FRAMES
 from ptycho_torch.config_params import InferenceConfig as BackendInferenceConfig
@@ -39,6 +39,7 @@ from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.processes import Share
 from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
 from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
+from ptycho_torch.workflows.first_projections import loaded
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
 from ptycho_torch.workflows.scans import subsample
 from ptycho_torch.workflows.training import TrainingRun, run_training
@@ -200,8 +201,9 @@ def infer_scan(
         refine: how to refine object and probe afterwards, from the network's; None for not at all.
         uncertainty: how to find the intervals of the phase; None for not at all.
         halves: how to halve the scan, to hold one half against the other; None for not at all.
-        projections: >= 1, before the network, by parts of the frames in turn
-            (:mod:`ptycho_torch.ordered_subsets`): coarser, sooner, for ``refine`` to go on from; None: as in training.
+        projections: >= 1, passes before the network, by parts of the frames in turn
+            (:mod:`ptycho_torch.ordered_subsets`): coarser, sooner, for ``refine`` to go on from. None: as in training,
+            and with ``refine`` as many such passes as it takes until the object has settled.
         canvas_folder: canvases of the reconstruction are kept in files without a name on this folder's disk, see
             :class:`ptycho_torch.canvases.Canvases`; None for in memory. Those of a refinement stay in memory.
 
@@ -218,42 +220,31 @@ def infer_scan(
     notes += settings.announced(settings.training_only(execution))
     if config is not None:
         update_legacy_dict(params.cfg, config)
-    module, trained_with = _loaded(model_path, projections)
+    module, trained_with, begins = loaded(model_path, projections, refine is not None)
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
     wanted = Wanted(refine, uncertainty, halves)
     if halves is not None:
         check_enough_frames(raw.source, raw.n_frames, module.data_config.C)
     canvases, n = Canvases(canvas_folder), processes_of(execution)
-    arguments = model_path, raw, execution, projections, canvases
+    arguments = model_path, raw, execution, (projections, refine is not None), canvases
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share, canvases)
     outcome = _finished(module, known, outcome, execution, wanted, SHARED_IN_INFERENCE, canvases)
-    outcome.notes[:0] = notes
+    outcome.notes = [*notes, *outcome.notes, *begins]
     outcome.settings = {**trained_with, **outcome.settings}
     if projections is not None:
         outcome.settings["projections"] = projections
-        outcome.notes.append(f"Projections before the network: {projections}, by parts of the frames, as asked for.")
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
 def _help_to_infer(
-    share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig, projections: int | None,
-    canvases: Canvases,
+    share: Share, model_path: str | Path, raw: RawData, execution: PyTorchExecutionConfig,
+    begins: tuple[int | None, bool], canvases: Canvases,
 ) -> None:  # fmt: skip
     """What the other processes of an inference do."""
-    _inferred(_loaded(model_path, projections)[0], raw, execution, None, share, canvases)
-
-
-def _loaded(model_path: str | Path, projections: int | None) -> tuple[PtychoPINN_Lightning, dict[str, Any]]:
-    """The module of an archive, with so many projections before its network, and its settings."""
-    if projections is not None and projections < 1:
-        raise InputError(f"projections={projections}: found less than 1. The network needs one projection to see data.")
-    module, trained_with = load_model(model_path)
-    if projections is not None:
-        module.generator.project_first(projections)
-    return module, trained_with
+    _inferred(loaded(model_path, *begins).module, raw, execution, None, share, canvases)
 
 
 def infer_with(

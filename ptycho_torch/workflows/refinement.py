@@ -25,6 +25,7 @@ from ptycho.probe import mode_powers, orthogonalise_modes, probe_mask, probe_pow
 from ptycho.raw_data import RawData
 from ptycho.simulation.probes import incoherent_modes
 from ptycho_torch.calibration import masked_probe
+from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.misfit import Misfit
@@ -50,7 +51,7 @@ class RefinementSettings:
         batch_size: frames per step; None takes a quarter of the frames, between 16 and 256, as far as memory lets.
         modes: incoherent modes of the probe; None keeps those of the start.
         refine_probe: False refines the object alone.
-        seed: of the order of frames.
+        seed: of which frames make a step together.
         correct_defocus: True first propagates the probe along the axis to where it explains the frames best.
         refine_positions: True moves the frames too.
         support_diameter_px: the probe is kept inside a disk of this size around index N//2; None for the whole frame.
@@ -70,12 +71,11 @@ class RefinementSettings:
     stop_improvement: float = 0.001
     stop_window: int = 10
 
-    def options(self, batch: int) -> RefinementOptions:
+    def options(self) -> RefinementOptions:
         """What the solver is told."""
         return RefinementOptions(
-            epochs=self.epochs, batch_size=batch, refine_probe=self.refine_probe,
-            refine_positions=self.refine_positions, stop_improvement=self.stop_improvement,
-            stop_window=self.stop_window,
+            epochs=self.epochs, refine_probe=self.refine_probe, refine_positions=self.refine_positions,
+            stop_improvement=self.stop_improvement, stop_window=self.stop_window,
         )  # fmt: skip
 
     def support(self, N: int) -> NDArray[np.float32] | None:
@@ -86,7 +86,7 @@ class RefinementSettings:
         """The batch size for a scan."""
         if self.batch_size is not None:
             return self.batch_size
-        return min(RefinementOptions().frames_per_step(n_frames), max(1, frames_that_fit(N, modes)))
+        return min(frames_per_step(n_frames), max(1, frames_that_fit(N, modes)))
 
 
 def torch_device(accelerator: str) -> torch.device:
@@ -232,10 +232,6 @@ def refined_outcome(
             "refine_positions=True: found the last stage of a run, which keeps the canvas of the stages before it; "
             "expected a refinement of its own. Start one from the result: refine_scan, or ptychopinn refine --from."
         )
-    if settings.batch_size is None:
-        # a good start needs fewer and steadier steps than vacuum does (docs/findings.md, POISSON-001)
-        half = max(16, min(512, raw.n_frames // 2, frames_that_fit(raw.N, len(outcome.probe))))
-        settings = dataclasses.replace(settings, batch_size=half)
     refined = refine_scan(raw, outcome, settings, device=device)
     timings = {**outcome.timings_s, "refinement": refined.timings_s["refinement"]}
     return dataclasses.replace(
@@ -317,12 +313,12 @@ def _refined(
             lambda at: roots(detector_order(scan.counts(at).to(device))),
             scan.starts.to(device),
             scan.fractions.to(device),
+            steps_of(scan.xy, batch, settings.seed),
             canvas,
             probe,
-            settings.options(batch),
+            settings.options(),
             good_pixels=good,
             support=None if support is None else torch.from_numpy(support).to(device),
-            seed=settings.seed,
             on_epoch=progress.by_epoch(step, also=on_epoch),
         )
     if not all(bool(torch.isfinite(part).all()) for part in (refined.canvas, refined.probe, refined.moved_px)):

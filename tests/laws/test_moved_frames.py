@@ -6,6 +6,7 @@ import torch
 
 from laws.oracle import beam, rates_at, relative_error, specimen
 from ptycho.geometry import Canvas, canvas_for, placements
+from ptycho_torch.data.parts import steps_of
 from ptycho_torch.physics.backprojection import replace_amplitude
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import exit_waves, shift_probe, shift_probe_slopes
@@ -152,7 +153,8 @@ class Displaced:
 
     def refine(self, **options):
         start = torch.ones(self.canvas.shape, dtype=torch.complex128)
-        return refine(lambda at: self.amplitudes[at], self.starts, self.fractions, start, self.probe,
+        parts = steps_of((self.starts + self.fractions).numpy())
+        return refine(lambda at: self.amplitudes[at], self.starts, self.fractions, parts, start, self.probe,
                       RefinementOptions(**options))  # fmt: skip
 
     def left(self, moved_px):

@@ -9,6 +9,7 @@ from ptycho.diffsim import simulate_demo_scan
 from ptycho.geometry import Canvas, canvas_for, placements
 from ptycho.metrics import compare_objects, illuminated_coverage
 from ptycho.probe import probe_mask, scale_probe_to_counts
+from ptycho_torch.data.parts import steps_of
 from ptycho_torch.physics.backprojection import POISSON_WEIGHT, approach_counts, replace_amplitude
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe
@@ -40,6 +41,9 @@ class Block:
         self.floor = 1e-2 * self.probe.abs().square().sum(0).amax()
         self.weight = place(merge_weights(self.probes), self.starts, self.shape)
         self.lit = self.weight > 0.1 * self.weight.max()
+
+    def parts_of(self, batch_size):
+        return steps_of((self.starts + self.fractions).numpy(), batch_size)
 
     def step(self, canvas, steps=1, good=None):
         return project(canvas, self.amplitudes, self.probes, self.starts, self.floor, steps, good)
@@ -287,6 +291,7 @@ class Scan:
         self.truth, self.true_probe = raw.object_truth, raw.probe_truth
         self.guess = scale_probe_to_counts(raw.probeGuess, raw.mean_counts_per_frame())
         self.starts, self.fractions = torch.from_numpy(starts), torch.from_numpy(fractions).float()
+        self.xy = starts + fractions
         self.amplitudes = detector_order(torch.from_numpy(raw.counts())).sqrt()
         self.covered = illuminated_coverage(self.guess, starts, canvas.shape) >= 2
 
@@ -294,9 +299,9 @@ class Scan:
         amplitudes = self.amplitudes if amplitudes is None else amplitudes
         start = torch.ones(self.height, self.width, dtype=torch.complex64)
         return refine(
-            lambda batch: amplitudes[batch], self.starts, self.fractions, start,
+            lambda batch: amplitudes[batch], self.starts, self.fractions, steps_of(self.xy, seed=seed), start,
             torch.from_numpy(self.guess if probe is None else probe), RefinementOptions(**options),
-            good_pixels=good, support=support, seed=seed, on_epoch=on_epoch,
+            good_pixels=good, support=support, on_epoch=on_epoch,
         )  # fmt: skip
 
     def correlation(self, canvas):
@@ -379,9 +384,9 @@ def test_bad_pixels_change_nothing_in_a_refinement(scan):
 def test_with_the_true_probe_and_no_noise_the_misfit_goes_away():
     block = Block(frames=24)
     found = refine(
-        lambda batch: block.amplitudes[batch], block.starts, block.fractions,
+        lambda batch: block.amplitudes[batch], block.starts, block.fractions, block.parts_of(8),
         torch.ones(block.shape, dtype=torch.complex128), block.probe,
-        RefinementOptions(epochs=40, batch_size=8, refine_probe=False),
+        RefinementOptions(epochs=40, refine_probe=False),
     )  # fmt: skip
     assert found.errors[-1] < 1e-3 * found.errors[0]
     inner = block.weight > 0.3 * block.weight.max()
@@ -392,9 +397,9 @@ def test_with_the_true_probe_and_no_noise_the_misfit_goes_away():
 def test_several_modes_are_refined_together():
     block = Block(frames=24)
     guess = block.probe * torch.tensor([1.0, 0.6], dtype=torch.float64)[:, None, None]
-    options = RefinementOptions(epochs=20, batch_size=8)
+    options, parts = RefinementOptions(epochs=20), block.parts_of(8)
     start = torch.ones(block.shape, dtype=torch.complex128)
-    found = refine(lambda batch: block.amplitudes[batch], block.starts, block.fractions, start, guess, options)
+    found = refine(lambda batch: block.amplitudes[batch], block.starts, block.fractions, parts, start, guess, options)
     assert found.probe.shape == (2, N, N)
     assert found.errors[-1] < 0.1 * found.errors[0]
 

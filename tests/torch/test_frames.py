@@ -92,14 +92,15 @@ def test_no_projection_is_no_change(scan, probe):
     assert torch.equal(streamed.project(streamed.vacuum(), 0), streamed.vacuum())
 
 
-def test_tiles_give_what_the_whole_canvas_gives(scan, probe, monkeypatch):
+@pytest.mark.parametrize("turned", [False, True])
+def test_tiles_give_what_the_whole_canvas_gives(scan, probe, monkeypatch, turned):
     torch.manual_seed(1)
     net = UNet(3, 2, (4, 8, 8))
     torch.nn.init.normal_(net.head.weight)
-    features = torch.randn(1, 3, 301, 233)
-    whole = net(features)
+    features, step = torch.randn(1, 3, 301, 233), net.mean_of_turns if turned else net
+    whole = step(features)
     monkeypatch.setattr(reassembly, "TILE_PX", 64)
-    tiled = stream(scan, probe, 16).apply(net, features, halo_px=net.halo_px)
+    tiled = stream(scan, probe, 16).apply(step, features, halo_px=net.halo_px)
     torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-5)
 
 

@@ -8,10 +8,16 @@ from ptycho.config.config import TrainingConfig
 from ptycho.errors import InputError
 from ptycho_torch.config_params import DataConfig, ModelConfig
 from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
-from ptycho_torch.generators.projection_unet import ProjectionUNet, apply_correction, correction_features
+from ptycho_torch.generators.projection_unet import (
+    ProjectionUNet,
+    apply_correction,
+    corrected,
+    correction_features,
+)
 from ptycho_torch.generators.registry import available, build_generator, register, resolve_generator
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.physics.illumination import confidence
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_name():
@@ -93,3 +99,35 @@ def test_weights_are_channels_last(architecture):
     generator = build_generator(ModelConfig(architecture=architecture), 64)
     kernels = [p for p in generator.parameters() if p.ndim == 4]
     assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+def wild_unet():
+    torch.manual_seed(0)
+    net = UNet(5, 2, (4, 8, 12))
+    torch.nn.init.normal_(net.head.weight)
+    return net.eval()
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (45, 37)])
+def test_the_mean_of_turns_turns_with_the_object(shape):
+    """To the grid in which it pools: an object of whole steps turns exactly, any other is padded first."""
+    net, image = wild_unet(), torch.randn(1, 5, *shape)
+    with torch.no_grad():
+        found = net.mean_of_turns(image)
+        assert found.shape == (1, 2, *shape)
+        padded = torch.nn.functional.pad(image, (0, -shape[1] % 4, 0, -shape[0] % 4))
+        turned = net.mean_of_turns(padded.rot90(1, (-2, -1))).rot90(-1, (-2, -1))
+        torch.testing.assert_close(turned[..., : shape[0], : shape[1]], found, rtol=1e-4, atol=1e-5)
+        one = net(image)
+    assert (found - one).abs().max() > 0.01 * one.abs().max(), "one turn alone is another result"
+
+
+def test_training_takes_the_network_as_it_is_and_inference_the_mean_of_turns():
+    net = wild_unet()
+    canvas = torch.polar(torch.rand(1, 24, 28) + 0.5, torch.rand(1, 24, 28))
+    before, lit = torch.ones_like(canvas), torch.ones(1, 24, 28)
+    with torch.no_grad():
+        features = correction_features(canvas, before, lit)
+        for training, correction in ((True, net(features)), (False, net.mean_of_turns(features))):
+            found = corrected(net.train(training), canvas, before, lit)
+            torch.testing.assert_close(found, apply_correction(canvas, correction * confidence(lit)[:, None]))

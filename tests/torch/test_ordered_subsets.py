@@ -10,6 +10,7 @@ from small_scans import against_truth, small_scan
 from ptycho.raw_data import RawData
 from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.generators.base import ByParts
 from ptycho_torch.ordered_subsets import MOST_MOMENTUM, PARTS, STEP, project_by_parts
 from ptycho_torch.physics.backprojection import POISSON_WEIGHT
 from ptycho_torch.reassembly import StreamedFrames
@@ -128,7 +129,7 @@ def test_a_pass_is_worth_three_projections():
     raw = small_scan(150)
     frames = streamed(raw)
     whole = {steps: against_truth(frames.begin(steps)[0].numpy(), raw).ssim for steps in (8, 24)}
-    parts = against_truth(frames.begin(8, by_parts=True)[0].numpy(), raw).ssim
+    parts = against_truth(frames.begin(ByParts(8))[0].numpy(), raw).ssim
     assert parts > 0.95 * whole[24] > 1.1 * whole[8]
 
 
@@ -161,3 +162,36 @@ def test_members_alone_take_part():
         project_by_parts(StreamedFrames(PlacedScan.of(scan), probe, good, members=half), 2) for scan in (raw, nonsense)
     )
     assert torch.equal(one, other)
+
+
+def moved_by_pass(frames, number):
+    """How far a pass moves the object, over its departure from vacuum, both weighted by the light of all frames."""
+    before, after = (project_by_parts(frames, passes)[0].numpy() for passes in (number - 1, number))
+    light = frames.illumination()[0].numpy()
+    return np.sqrt((light * np.abs(after - before) ** 2).sum() / (light * np.abs(after - 1) ** 2).sum())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.05])
+def test_it_ends_where_the_object_has_settled(share):
+    """The share is that of the last pass; the passes before it moved the object farther."""
+    frames = streamed(small_scan(60))
+    found = project_by_parts(frames, 40, settled=share)
+    passes = [number for number in range(2, 41) if torch.equal(project_by_parts(frames, number), found)]
+    assert len(passes) == 1 and passes[0] < 40
+    assert moved_by_pass(frames, passes[0]) < 1.15 * share < 1.3 * moved_by_pass(frames, passes[0] - 1)
+
+
+def test_an_object_that_does_not_settle_takes_all_passes():
+    frames = streamed(small_scan(60))
+    assert torch.equal(project_by_parts(frames, 3, settled=1e-9), project_by_parts(frames, 3))
+
+
+def test_vacuum_has_settled_at_once():
+    """Counts that are those of vacuum: nothing departs, and nothing is divided by nothing."""
+    raw = small_scan(40)
+    frames = streamed(raw)
+    rates = frames.rates(frames.vacuum(), torch.arange(40)).numpy()
+    empty = RawData(raw.xcoords, raw.ycoords, diff3d=np.sqrt(rates), probeGuess=raw.probeGuess).taken_as("amplitude")
+    probe = frames.probe
+    of_vacuum = StreamedFrames(PlacedScan.of(empty), probe, torch.from_numpy(raw.good_pixels))
+    torch.testing.assert_close(project_by_parts(of_vacuum, 3, settled=0.02), of_vacuum.vacuum(), atol=1e-3, rtol=0)

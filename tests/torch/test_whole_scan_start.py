@@ -10,7 +10,8 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 from ptycho_torch.data.module import FOLDS, BlockDataModule, split_of_beside
-from ptycho_torch.data.samplers import TrainingBlocks, spread_folds
+from ptycho_torch.data.parts import spread_folds
+from ptycho_torch.data.samplers import TrainingBlocks
 from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.solvers.frames import BlockFrames
