@@ -189,10 +189,12 @@ class Ranking:
     Attributes:
         tried: sorted by deviance; of twins that cannot be told apart the one that changes less comes first.
         guess_symmetry: how well the guess correlates with its own twin, 0 to 1.
+        mean_frame: deviance of the frames if each were their mean, which knows no positions.
     """
 
     tried: tuple[Tried, ...]
     guess_symmetry: float
+    mean_frame: float
 
     @property
     def best(self) -> Orientation:
@@ -213,9 +215,17 @@ class Ranking:
         return Contrast.of(self.tried[0], self._first(lambda o: o == self.best.twin))
 
     @property
+    def frames_verdict(self) -> str:
+        """What the frames say of the best pair, 'sure', 'likely' or 'open'.
+
+        Nothing where no orientation explains them better than their mean does: then the eight differ by how they fail.
+        """
+        return self.pair.verdict if self.tried[0].deviance < self.mean_frame else "open"
+
+    @property
     def verdict(self) -> str:
         """How sure the best is: the weaker of what frames and guess say, 'sure', 'likely' or 'open'."""
-        verdicts = (self.pair.verdict, self.twin.verdict)
+        verdicts = (self.frames_verdict, self.twin.verdict)
         return next(word for word in ("open", "likely", "sure") if word in verdicts)
 
 
@@ -266,15 +276,17 @@ def rank_orientations(
         )
     guess = scale_probe_to_counts(part.probe, part.mean_counts_per_frame(), part.good_pixels)
     amplitudes = _amplitudes(part)
+    # the same for all, so that chance does not tell them apart
+    parts = steps_of(np.stack((part.xcoords, part.ycoords), axis=1), seed=seed)
     found = []
     with progress.task("Trying orientations", len(ORIENTATIONS), "orientation") as step:
         for orientation in ORIENTATIONS:
-            tried = _try(part, orientation, amplitudes, torch.from_numpy(guess).to(device), epochs, seed)
+            tried = _try(part, orientation, amplitudes, torch.from_numpy(guess).to(device), epochs, parts)
             found.append(tried)
             step(1, f"{orientation.name}: {tried.deviance:.4g}")
             if on_orientation is not None:
                 on_orientation(tried)
-    return Ranking(tuple(_sorted(found)), guess_symmetry(guess))
+    return Ranking(tuple(_sorted(found)), guess_symmetry(guess), _of_mean_frame(part, amplitudes))
 
 
 def _sorted(found: list[Tried]) -> list[Tried]:
@@ -295,8 +307,15 @@ def _amplitudes(part: RawData) -> Tensor:
     return roots(detector_order(everything))
 
 
+def _of_mean_frame(part: RawData, amplitudes: Tensor) -> float:
+    """Mean deviance per good pixel of frames that are all expected to be their mean."""
+    good = torch.from_numpy(np.fft.ifftshift(part.good_pixels))
+    counts = amplitudes.square()[:, good]
+    return float(deviance_per_pixel(counts.mean(dim=0, keepdim=True).expand_as(counts), counts).mean())
+
+
 def _try(
-    part: RawData, orientation: Orientation, amplitudes: Tensor, guess: Tensor, epochs: int, seed: int
+    part: RawData, orientation: Orientation, amplitudes: Tensor, guess: Tensor, epochs: int, parts: list[Tensor]
 ) -> Tried:
     """Refine with the positions turned, and score."""
     x, y = orientation.positions(part.xcoords, part.ycoords)
@@ -306,8 +325,8 @@ def _try(
     fractions = torch.from_numpy(rest.astype(np.float32)).to(guess.device)
     good = None if part.bad_pixels is None else detector_order(torch.from_numpy(part.good_pixels)).to(guess.device)
     refined = refine(
-        lambda at: amplitudes[at].to(guess.device), starts, fractions, steps_of(np.stack((x, y), axis=1), seed=seed),
-        vacuum((), canvas.shape, guess), guess, RefinementOptions(epochs=epochs), good_pixels=good,
+        lambda at: amplitudes[at].to(guess.device), starts, fractions, parts, vacuum((), canvas.shape, guess), guess,
+        RefinementOptions(epochs=epochs), good_pixels=good,
     )  # fmt: skip
     per_frame, expected = [], []
     used = torch.ones((part.N, part.N), dtype=torch.bool, device=guess.device) if good is None else good

@@ -79,9 +79,10 @@ def _as_json(scan: Path, raw: RawData, ranking: Ranking, frames: int, epochs: in
         "best": ranking.best.name,
         "verdict": ranking.verdict,
         "change": ranking.best.code or None,
-        "frames_say": {"verdict": ranking.pair.verdict, "ratio": ranking.pair.ratio, "sigma": ranking.pair.sigma},
+        "frames_say": {"verdict": ranking.frames_verdict, "ratio": ranking.pair.ratio, "sigma": ranking.pair.sigma},
         "guess_says": {"verdict": ranking.twin.verdict, "ratio": ranking.twin.ratio, "sigma": ranking.twin.sigma},
         "guess_symmetry": ranking.guess_symmetry,
+        "mean_frame_deviance": ranking.mean_frame,
         "orientations": [
             {
                 "name": tried.orientation.name,
@@ -117,13 +118,15 @@ def _reasons(ranking: Ranking) -> Iterator[str]:
     best, pair, twin = ranking.best, ranking.pair, ranking.twin
     yield (
         f"The frames: the best of the other pairs explains them {pair.ratio:.3f} times as badly ({pair.sigma:.1f} "
-        f"standard errors apart): {_WORDS[pair.verdict]}."
+        f"standard errors apart): {_WORDS[ranking.frames_verdict]}."
     )
     yield (
         f"The probe guess: its twin ({best.twin.name}) is {twin.ratio:.3f} times as bad ({twin.sigma:.1f} standard "
         f"errors): {_WORDS[twin.verdict]}. The guess correlates {ranking.guess_symmetry:.2f} with its own twin."
     )
-    if pair.verdict == "open":
+    if ranking.tried[0].deviance >= ranking.mean_frame:
+        yield f"No orientation explains the frames better than their mean does ({ranking.mean_frame:.4f})."
+    if ranking.frames_verdict == "open":
         yield (
             "Reasons why nothing is decided: a probe guess that is far from the true one, very few counts, beams that "
             "hardly overlap, an object with hardly any contrast. Try --frames 500 --epochs 50, or a better guess."
@@ -145,7 +148,7 @@ def _reasons(ranking: Ranking) -> Iterator[str]:
 
 def _remedy(ranking: Ranking) -> Iterator[str]:
     best = ranking.best
-    if ranking.pair.verdict == "open":
+    if ranking.frames_verdict == "open":
         return
     yield ""
     if not best.code:

@@ -39,12 +39,12 @@ def loaded(model_path: str | Path, projections: int | None, refines: bool) -> Lo
     if projections is not None and projections < 1:
         raise InputError(f"projections={projections}: found less than 1. The network needs one projection to see data.")
     module, trained_with = load_model(model_path)
-    generator, notes = module.generator, []
+    notes = []
     if projections is not None:
-        generator.project_first(ByParts(projections))
+        module.generator.project_first(ByParts(projections))
         notes.append(f"Projections before the network: {projections}, by parts of the frames, as asked for.")
-    elif refines and generator.takes_parts:
-        generator.project_first(ByParts(generator.begin_steps, SETTLED))
+    elif refines and module.generator.takes_parts:
+        module.generator.project_first(ByParts(module.generator.begin_steps, SETTLED))
         notes.append(
             "Projections before the network: by parts of the frames until the object had settled, for the refinement "
             "goes on from there."

@@ -104,7 +104,9 @@ def test_corrections_are_written(scan, tmp_path):
     assert settings["correct_defocus"] and settings["refine_positions"] and settings["support_diameter_px"] == 28
     # positions are held for five epochs, two more are compared, and a last one takes smaller steps
     assert len(found["losses"]["train"]) == 8 and any("stopped after 8 of 20" in note for note in found["notes"])
-    assert len(found["corrections"]["defocus"]["tried"]) >= 4
+    tried = dict(found["corrections"]["defocus"]["tried"])
+    assert list(tried) == sorted(tried) and min(tried) < 0.0 < max(tried) and 0.0 in tried
+    assert found["corrections"]["defocus"]["distance_px2"] == min(tried, key=tried.get)
     np.testing.assert_array_equal(written["xcoords_start"], given["xcoords"])
     moved = np.hypot(written["xcoords"] - given["xcoords"], written["ycoords"] - given["ycoords"])
     assert found["corrections"]["positions"]["rms_px"] == pytest.approx(np.sqrt(np.mean(moved**2)), rel=1e-6)

@@ -22,7 +22,7 @@ from ptycho_torch.archive import load_model
 from ptycho_torch.callbacks import PlateauStop, TimeLimit
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.generators.patchwise import Patchwise
-from ptycho_torch.workflows import recon_log, reconstruct, training
+from ptycho_torch.workflows import first_projections, recon_log, reconstruct, training
 from ptycho_torch.workflows.training import run_training
 
 SMALL = {"N": 32, "unet_channels": 4, "merge_block": 10, "projection_steps": 2, "later_projection_steps": 1}
@@ -333,7 +333,7 @@ OTHER = {"debug": True, "pad_eval": True, "pad_object": False, "fno_input_transf
 def test_what_is_superseded_is_told(run, raw, cls, name, monkeypatch):
     value = OTHER.get(name, 7)
     if cls is InferenceConfig:
-        monkeypatch.setattr(reconstruct, "load_model", lambda path: (None, {}))
+        monkeypatch.setattr(first_projections, "load_model", lambda path: (None, {}))
         nothing = SimpleNamespace(notes=[], settings={}, timings_s={}, probe=None)
         monkeypatch.setattr(reconstruct, "_inferred", lambda *args: (raw, nothing))
         config = InferenceConfig(ModelConfig(), Path(), Path(), **{name: value})
@@ -391,7 +391,7 @@ def test_a_part_of_the_frames_is_reconstructed(raw, monkeypatch):
         seen.append(scan.sample_indices)
         return scan, SimpleNamespace(notes=[], settings={}, timings_s={}, probe=None)
 
-    monkeypatch.setattr(reconstruct, "load_model", lambda path: (None, {}))
+    monkeypatch.setattr(first_projections, "load_model", lambda path: (None, {}))
     monkeypatch.setattr(reconstruct, "_inferred", infer)
     for seed in (1, 1, 2):
         config = InferenceConfig(ModelConfig(), Path(), Path(), n_subsample=9, subsample_seed=seed)

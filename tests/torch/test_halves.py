@@ -262,15 +262,18 @@ def test_every_stage_of_a_network_has_its_figures(trained):
 
 def test_inference_finds_the_same_and_refinement_adds_a_stage(trained, raw):
     folder, outcome = trained
-    again, without, more = (
-        infer_scan(folder, raw, execution=CPU, halves=halves, refine=refine)
-        for halves, refine in ((HalvesSettings(), None), (None, None), (HalvesSettings(), SHORT))
-    )
+    again, without, coarse, more = (
+        infer_scan(folder, raw, execution=CPU, halves=halves, refine=refine, projections=projections)
+        for halves, refine, projections in (
+            (HalvesSettings(), None, None), (None, None, None), (HalvesSettings(), None, 1), (HalvesSettings(), SHORT, 1)
+        )
+    )  # fmt: skip
     assert without.halves is None
     np.testing.assert_array_equal(again.result.object, without.result.object)
     assert list(more.halves.stages) == ["projection", "network", "refined"]
-    for name, figures in outcome.halves.stages.items():
-        for found in (again.halves.stages[name], more.halves.stages[name]):
+    for one, other in ((outcome, again), (coarse, more)):
+        for name, figures in one.halves.stages.items():
+            found = other.halves.stages[name]
             # the probe of a stage is its own, whatever a later one makes of it
             assert found.deviance == pytest.approx(figures.deviance, rel=1e-4), name
             np.testing.assert_allclose(found.frc.correlation, figures.frc.correlation, atol=1e-4)

@@ -6,7 +6,10 @@ from small_scans import against_truth, small_scan
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.probe import probe_power
-from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
+from ptycho_torch.archive import load_model
+from ptycho_torch.generators.base import ByParts
+from ptycho_torch.workflows import first_projections
+from ptycho_torch.workflows.reconstruct import infer_scan, infer_with, train_scan
 from ptycho_torch.workflows.refinement import RefinementSettings
 
 CPU = PyTorchExecutionConfig(accelerator="cpu")
@@ -48,9 +51,24 @@ def test_what_was_done_is_kept(trained):
 def test_a_trained_model_gives_a_start(trained, folder):
     """Another object under the same probe: the refinement goes on from the network, and gains."""
     raw = small_scan(100, seed=3, defocus_error=0.1)
-    with_it, without = (infer_scan(folder, raw, execution=CPU, refine=how) for how in (SHORT, None))
+    with_it, without = (infer_scan(folder, raw, execution=CPU, refine=how, projections=6) for how in (SHORT, None))
     assert list(without.stages) == ["projection", "network"]
     np.testing.assert_array_equal(with_it.stages["network"].object, without.stages["network"].object)
     assert with_it.result.deviance < without.result.deviance
     found = [against_truth(outcome.result.object, raw).phase_correlation for outcome in (without, with_it)]
     assert found[1] > found[0]
+
+
+def test_a_refinement_starts_from_where_the_object_has_settled(trained, folder, monkeypatch):
+    """Not from as many projections as the network was trained with; what is said of it is in the notes."""
+    monkeypatch.setattr(first_projections, "SETTLED", 0.5)
+    raw = small_scan(100, seed=3, defocus_error=0.1)
+    found = infer_scan(folder, raw, execution=CPU, refine=SHORT)
+    module, _ = load_model(folder)
+    module.generator.project_first(ByParts(module.generator.begin_steps, 0.5))
+    by_hand = infer_with(module, raw, CPU)
+    np.testing.assert_array_equal(found.stages["network"].object, by_hand.stages["network"].object)
+    exact = infer_scan(folder, raw, execution=CPU, projections=module.generator.begin_steps)
+    assert np.abs(exact.stages["network"].object - by_hand.stages["network"].object).max() > 1e-3, "it ended before"
+    assert sum("until the object had settled" in note for note in found.notes) == 1
+    assert not any("settled" in note for note in infer_scan(folder, raw, execution=CPU).notes)
