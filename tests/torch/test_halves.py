@@ -265,7 +265,8 @@ def test_inference_finds_the_same_and_refinement_adds_a_stage(trained, raw):
     again, without, coarse, more = (
         infer_scan(folder, raw, execution=CPU, halves=halves, refine=refine, projections=projections)
         for halves, refine, projections in (
-            (HalvesSettings(), None, None), (None, None, None), (HalvesSettings(), None, 1), (HalvesSettings(), SHORT, 1)
+            (HalvesSettings(), None, None), (None, None, None),
+            (HalvesSettings(), None, 1), (HalvesSettings(), SHORT, 1),
         )
     )  # fmt: skip
     assert without.halves is None
