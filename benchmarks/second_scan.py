@@ -4,8 +4,8 @@ A network is trained on one simulated scan, whose probe guess is 10 % out of foc
 with the same beam. `infer --refine` starts from the network's object and the probe that training has calibrated;
 `refine` starts from vacuum and the guess. Both are run with more and more epochs, and the times are taken at which the
 phase correlation with the true object first is 99 % of what it is after many epochs from the network's object. The
-network's start is measured with the projections that it was trained with, and with few by parts of the frames
-(`infer --projections`).
+network's start is measured as it is by default, after passes by parts of the frames until the object has settled, and
+with numbers of them (`infer --projections`).
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ HERE = Path(__file__).parent
 EPOCHS = (1, 2, 3, 4, 5, 6, 8, 12, 20, 50)
 CONVERGED_EPOCHS = 100
 SHARE = 0.99
-PROJECTIONS = (None, 24, 12, 6)  # before the network; None: as in training
+PROJECTIONS = (None, 24, 12, 6)  # before the network; None: until the object has settled
 SHORT_S, REPEATS = 1.0, 5  # what takes less is measured so often, and has the median time
 EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
 OBJECTS = {"dead leaves": "dead_leaves", "lines": "lines", "Siemens star": "siemens_star"}
 
 
-def figures(outcome: Outcome, raw: RawData) -> Point:
-    """The last stage against the true object, and how long projection, network and refinement took."""
-    found, _ = compare_placed(place_outcome(outcome, next(reversed(outcome.stages))), place_truth(raw))
-    time_s = outcome.timings_s.get("reconstruction", 0.0) + outcome.timings_s.get("refinement", 0.0)
+def figures(outcome: Outcome, raw: RawData, stage: str = "refined") -> Point:
+    """A stage against the true object, and how long projection, network and, for its own stage, refinement took."""
+    found, _ = compare_placed(place_outcome(outcome, stage), place_truth(raw))
+    refining_s = outcome.timings_s["refinement"] if stage == "refined" else 0.0
+    time_s = outcome.timings_s.get("reconstruction", 0.0) + refining_s
     return {"time_s": time_s, "phase_correlation": found.phase_correlation, "ssim": found.ssim}
 
 
 def with_network(model: Path, raw: RawData, epochs: int, projections: int | None = None) -> Point:
-    """`infer --projections --refine --refine-epochs`; without --refine for 0 epochs."""
-    refine = RefinementSettings(epochs=epochs) if epochs else None
+    """`infer --projections --refine --refine-epochs`; for 0 epochs the network's object, as it is before."""
+    refine = RefinementSettings(epochs=max(1, epochs))
     found = infer_scan(model, raw, execution=EXECUTION, refine=refine, projections=projections)
-    return {"epochs": epochs, **figures(found, raw)}
+    return {"epochs": epochs, **figures(found, raw, "refined" if epochs else "network")}
 
 
 def from_vacuum(raw: RawData, epochs: int) -> Point:
@@ -99,7 +100,7 @@ def _row(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
     best = max(found["vacuum"]["curve"], key=lambda point: point["phase_correlation"])
     return [
         found["scan"], f"{found['converged']['phase_correlation']:.4f}", f"{found['target']:.4f}",
-        f"{start['projections'] or f'{ModelConfig.projection_steps}, as trained'}",
+        str(start["projections"] or "until settled"),
         f"{start['curve'][0]['phase_correlation']:.4f} ({start['curve'][0]['time_s']:.2f})",
         f"{start['curve'][-1]['phase_correlation']:.4f} / {start['curve'][-1]['ssim']:.3f}",
         "not reached" if own is None else f"{own:.2f}",
@@ -117,8 +118,8 @@ INTRODUCTION = """## A second scan
 `python benchmarks/second_scan.py`. The network was trained on a scan of dead leaves; each new scan has another seed,
 the same beam, and the same probe guess, 10 % out of focus (600 frames, N = 64, 1e5 counts per frame). Converged: phase
 correlation with the true object {converged} epochs after the network. Times until {share:.0%} of that is reached:
-projections, network and refinement, without imports and reading. Projections: those of the training, or passes by parts
-of the frames (`infer --projections`).
+projections, network and refinement, without imports and reading. Projections: passes by parts of the frames, until the
+object has settled as by default, or so many (`infer --projections`).
 Measured on {processor}, {cores} cores, {threads} thread(s), torch {torch}, {date}; of runs shorter than {short_s:.0f} s
 medians of {repeats}.
 """

@@ -37,7 +37,8 @@ __all__ = ["infer", "start_inference"]
 @click.option(
     "--projections", type=COUNT, metavar="N",
     help="Passes over the frames before the network, by a quarter of them at a time: 24 give nearly the same object in "
-    "half of the time, for --refine to go on from. [default: the training's projections, by all frames at once]",
+    "half of the time. [default: the training's projections, by all frames at once; with --refine such passes until "
+    "the object has settled]",
 )
 @click.option(
     "--canvases-on-disk/--canvases-in-memory", default=False, show_default=True,
@@ -60,7 +61,7 @@ def infer(
     Examples:
       ptychopinn infer results other_scan.npz --crop 64 --output-dir other_results
       ptychopinn infer results day/*.npz --output-dir day_results
-      ptychopinn infer results other_scan.npz --refine --projections 24 --output-dir refined
+      ptychopinn infer results other_scan.npz --refine --output-dir refined
     """
     settings = resolve(ctx, options, config_file)
     folder = shared.stated_output_dir(ctx, settings.get("output_dir"))

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from frame_loops import asked_for, scan_of_a_narrow_beam, shifted, with_a_mask
 from small_scans import against_truth, small_scan
 
 from ptycho.raw_data import RawData
@@ -19,16 +20,6 @@ from ptycho_torch.reassembly import StreamedFrames
 def streamed(raw, batch_size=None, members=None):
     probe = torch.from_numpy(scaled_guess(raw))
     return StreamedFrames(PlacedScan.of(raw), probe, torch.from_numpy(raw.good_pixels), batch_size, members=members)
-
-
-def shifted(light, fraction):
-    """A mode moved by a fraction of a pixel, by a ramp on its transform; the Nyquist frequencies keep their power."""
-    n = len(light)
-    by = np.fft.fftfreq(n)
-    ramps = [np.exp(-2j * np.pi * by * part) for part in fraction]
-    for ramp, part in zip(ramps, fraction, strict=True):
-        ramp[n // 2] = np.exp(1j * np.pi * part)
-    return np.fft.ifft2(np.fft.fft2(light) * ramps[0][:, None] * ramps[1][None])
 
 
 def by_loop(raw, passes, members_of_parts):
@@ -53,12 +44,7 @@ def by_loop(raw, passes, members_of_parts):
             total = np.zeros_like(ahead)
             for j in members:
                 waves = lights[j] * ahead[where[j]]
-                spectrum = np.fft.fft2(waves, norm="ortho")
-                rate = (np.abs(spectrum) ** 2).sum(axis=0)
-                rate += 1e-8 + 1e-10 * rate.max()  # where no light is modelled, its phase is nobody's guess
-                likelier = (w * np.sqrt(rate) + np.sqrt(w**2 * rate + 4 * (1 + w) * counts[j])) / (2 * (1 + w))
-                gain = 1 + (1 + w / 2) * (likelier / np.sqrt(rate) - 1)
-                change = np.fft.ifft2(spectrum * np.where(good, gain - 1, 0), norm="ortho")
+                change = asked_for(waves, counts[j], good, w)
                 total[where[j]] += (np.conj(lights[j]) * change).sum(axis=0)
             moved = ahead + STEP * (total + floor * (1 - ahead)) / (most + floor)
             ahead = moved + min(MOST_MOMENTUM, made / (made + 3)) * (moved - current)
@@ -80,27 +66,10 @@ def parts_of(frames, monkeypatch):
     return seen
 
 
-def scan_of_a_narrow_beam(rng):
-    """Two Gaussian modes, whose far field has no zeros: there the phase of single precision is noise."""
-    r = np.arange(32) - 16
-    narrow = np.exp(-(r[:, None] ** 2 + r[None] ** 2) / (2 * 1.3**2))
-    light = 60 * np.stack((narrow, 0.4 * narrow * r[:, None])).astype(np.complex64)
-    y, x = rng.uniform(0, 14, (2, 40))
-    rows, columns = np.mgrid[:64, :64]
-    specimen = np.exp(0.6j * np.sin(rows / 2.1) * np.cos(columns / 3.3))
-    starts = np.stack((y, x), axis=1).astype(int)
-    waves = light * np.stack([specimen[a : a + 32, b : b + 32] for a, b in starts])[:, None]
-    rates = (np.abs(np.fft.fftshift(np.fft.fft2(waves, norm="ortho"), axes=(2, 3))) ** 2).sum(axis=1)
-    return RawData(x, y, diff3d=rng.poisson(rates).astype(np.uint16), probeGuess=light)
-
-
 @pytest.mark.parametrize("masked", [False, True])
 def test_it_is_the_loop_over_frames(monkeypatch, rng, masked):
     raw = scan_of_a_narrow_beam(rng)
-    if masked:
-        bad = np.zeros((raw.N, raw.N), bool)
-        bad[12:15, 3:20] = True
-        raw = raw.masked(bad)
+    raw = with_a_mask(raw) if masked else raw
     frames = streamed(raw, batch_size=7)
     parts = parts_of(frames, monkeypatch)
     assert len(parts) == PARTS and sorted(member for part in parts for member in part) == list(range(40))
