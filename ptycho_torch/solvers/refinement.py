@@ -3,10 +3,10 @@
 Mini-batches, each spread over the scan; for each, the departure of the exit waves from those that the
 counts make likelier is turned into preconditioned directions for object and probe, and one 2x2 least-squares problem
 gives the step along both (M. Odstrcil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018)); momentum carries
-the directions from batch to batch. The batches and their order stay the same, as ordered subsets (H. M. Hudson and
-R. S. Larkin, IEEE Trans. Med. Imaging 13, 601 (1994)), and share one preconditioner, the most that any of them lights:
-a pixel that a batch hardly sees is hardly moved by it, and what the batches disagree about stays small. Positions,
-where they are unknown too, take a step of their own after that (:mod:`ptycho_torch.solvers.positions`).
+the directions from batch to batch. The batches stay the same, as ordered subsets (H. M. Hudson and R. S. Larkin, IEEE
+Trans. Med. Imaging 13, 601 (1994)), and share one preconditioner, the most that any of them lights: a pixel that a
+batch hardly sees is hardly moved by it, and what the batches disagree about stays small. Positions, where they are
+unknown too, take a step of their own after that (:mod:`ptycho_torch.solvers.positions`).
 """
 
 from __future__ import annotations
@@ -98,11 +98,16 @@ class Refined:
     stopped: bool = False
 
 
+IN_ORDER = 4
+"""So many parts at most are taken in the same order in each epoch: momentum remembers each of them more than once, and
+none more than another. More parts would resonate with it, and come in random order (docs/findings.md, FASTER-001)."""
+
+
 def momentum_for(parts: int) -> float:
     """Share of the previous step that is kept where an epoch has so many steps.
 
     The more parts there are, the farther each carries the object towards its own frames before the others are heard:
-    with 0.9 ten parts break up, four do not (docs/findings.md, FASTER-001).
+    with 0.9 ten parts break up, four do not.
     """
     return min(0.9, max(0.7, 1 - parts / 40))
 
@@ -180,14 +185,14 @@ class _Solver:
         for part in parts:
             torch.maximum(self._most_lit, self._light_of(part), out=self._most_lit)
 
-    def sweep(self, epoch: int) -> float:
-        """One pass over the frames; the relative misfit on the way."""
+    def sweep(self, order: Sequence[int], epoch: int) -> float:
+        """One pass over the frames, their parts in this order; the relative misfit on the way."""
         options = self.options
         with_probe = options.refine_probe and epoch >= options.probe_from_epoch
         with_positions = options.refine_positions and epoch >= options.positions_from_epoch
         sums = []
         self._next_most_lit = self._no_light() if self._light_changes else self._most_lit
-        for batch in self._parts:
+        for batch in (self._parts[number] for number in order):
             amplitudes = self.amplitudes_of(batch)
             if self.good_pixels is not None:
                 amplitudes = torch.where(self.good_pixels, amplitudes, amplitudes.new_zeros(()))
@@ -299,10 +304,12 @@ def refine(
     positions = Positions(starts, fractions, shape, probe.shape[-1])
     solver = _Solver(amplitudes_of, positions, parts, canvas, probe, options, good_pixels, support)
     errors: list[float] = []
-    course = _Course(options)
+    course, random = _Course(options), torch.Generator().manual_seed(0)
     while len(errors) < course.end:
         solver.step = course.step(len(errors))
-        errors.append(solver.sweep(len(errors)))
+        n = len(parts)
+        order = range(n) if n <= IN_ORDER else torch.randperm(n, generator=random).tolist()
+        errors.append(solver.sweep(order, len(errors)))
         if on_epoch is not None:
             on_epoch(len(errors), errors[-1])
         course.look_at(errors)

@@ -10,7 +10,7 @@ from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.parts import steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order, roots
-from ptycho_torch.solvers.refinement import STAYING, RefinementOptions, momentum_for, refine
+from ptycho_torch.solvers.refinement import IN_ORDER, STAYING, RefinementOptions, momentum_for, refine
 from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan
 
 
@@ -38,11 +38,13 @@ def by_loop(raw, parts, epochs):
             lit[number][where[j]] += (np.abs(lights[j]) ** 2).sum(axis=0)
     most = lit.max(axis=0)
     image, velocity = np.ones(scan.canvas.shape, complex), np.zeros(scan.canvas.shape, complex)
-    made, errors = 0, []
+    made, errors, random = 0, [], torch.Generator().manual_seed(0)
     for epoch in range(epochs):
         step = 0.5 * min(1.0, (epochs - epoch) / max(1, epochs - epochs // 2))
         squares = measured = 0.0
-        for part in parts:
+        shuffled = len(parts) > IN_ORDER
+        order = torch.randperm(len(parts), generator=random).tolist() if shuffled else range(len(parts))
+        for part in (parts[number] for number in order):
             asked = {j: asked_for(lights[j] * image[where[j]], counts[j], good, STAYING) for j in part.tolist()}
             direction = np.zeros_like(image)
             for j, change in asked.items():
