@@ -106,10 +106,9 @@ none more than another. More parts would resonate with it, and come in random or
 def momentum_for(parts: int) -> float:
     """Share of the previous step that is kept where an epoch has so many steps.
 
-    The more parts there are, the farther each carries the object towards its own frames before the others are heard:
-    with 0.9 ten parts break up, four do not.
+    Many parts carry the object farther towards the frames of a few of them before the others are heard.
     """
-    return min(0.9, max(0.7, 1 - parts / 40))
+    return 0.9 if parts <= IN_ORDER else 0.8
 
 
 def _direction_object(probes: Tensor, misfit: Tensor, starts: Tensor, most_lit: Tensor, floor: float) -> Tensor:

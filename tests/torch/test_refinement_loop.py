@@ -72,11 +72,6 @@ def test_it_is_the_loop_over_frames(rng, masked, batch):
     np.testing.assert_allclose(found.errors, errors, rtol=1e-3)
 
 
-def test_the_more_steps_the_less_is_carried_on():
-    carried = [momentum_for(parts) for parts in (1, 4, 8, 12, 400)]
-    assert carried == pytest.approx([0.9, 0.9, 0.8, 0.7, 0.7])
-
-
 @pytest.mark.parametrize("counts", [2e3, 1e6])
 @pytest.mark.parametrize("batch", [3, 10, 30, 120])
 def test_it_settles_with_any_number_of_steps(counts, batch):
@@ -84,5 +79,5 @@ def test_it_settles_with_any_number_of_steps(counts, batch):
     raw = small_scan(120, counts=counts)
     found = refine_scan(raw, None, RefinementSettings(epochs=40, batch_size=batch, stop_improvement=0.0))
     errors = found.losses["train"]
-    assert errors[-1] < min(errors[:10]) and max(errors[15:]) < 1.1 * min(errors[5:15])
+    assert errors[-1] < min(errors[:10]) and max(errors[15:]) < 1.25 * min(errors[5:15])
     assert against_truth(found.result.object, raw).phase_correlation > (0.97 if counts > 1e5 else 0.87)
