@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ptycho import progress
 from ptycho_torch.data.parts import spread_parts
+from ptycho_torch.physics.patches import ROWS
 from ptycho_torch.solvers.projection import momentum
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ PARTS = 4
 STEP = 0.7
 """Of the way that a part asks for. A whole one is too far, as with 6 parts."""
 MOST_MOMENTUM = 0.9
-_ROWS = 64
 
 
 def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) -> Tensor:
@@ -58,7 +58,7 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
             before = frames.copy_of(current) if settled > 0 else current
             for part in parts:
                 moved = part.departures(ahead)
-                for new, old, lit in zip(moved.split(_ROWS), ahead.split(_ROWS), most.split(_ROWS), strict=True):
+                for new, old, lit in zip(moved.split(ROWS), ahead.split(ROWS), most.split(ROWS), strict=True):
                     new.add_((1 - old) * floor).mul_(STEP).div_(lit + floor).add_(old)
                 weight = min(MOST_MOMENTUM, momentum(made))
                 ahead, current = current.mul_(-weight).add_(moved, alpha=1 + weight), moved
@@ -73,7 +73,7 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
 def _moved(before: Tensor, after: Tensor, lit: Tensor) -> float:
     """How far an object moved, over its departure from vacuum: (H, W) each, a few rows at a time."""
     moved = departed = torch.zeros((), device=lit.device)
-    for old, new, light in zip(before.split(_ROWS), after.split(_ROWS), lit.split(_ROWS), strict=True):
+    for old, new, light in zip(before.split(ROWS), after.split(ROWS), lit.split(ROWS), strict=True):
         moved = moved + ((new - old).abs().square() * light).sum()
         departed = departed + ((new - 1).abs().square() * light).sum()
     return float((moved / departed.clamp(min=1e-30)).sqrt())

@@ -92,7 +92,8 @@ def merge_from_sums(weighted: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
     return (weighted + floor) / (weight + floor)
 
 
-_ROWS = 64
+ROWS = 64
+"""Of a canvas, worked on at a time where a whole one in between would cost memory."""
 
 
 def merge_in_place(weighted: Tensor, weight: Tensor, floor: Tensor, unit: Tensor | float = 1.0) -> Tensor:
@@ -100,7 +101,7 @@ def merge_in_place(weighted: Tensor, weight: Tensor, floor: Tensor, unit: Tensor
 
     A few rows at a time: a canvas divided by a real one would have two more canvases made for the time it takes.
     """
-    for rows, lit in zip(weighted.split(_ROWS), weight.split(_ROWS), strict=True):
+    for rows, lit in zip(weighted.split(ROWS), weight.split(ROWS), strict=True):
         rows.div_(unit).add_(floor).div_(lit + floor)
     return weighted
 
