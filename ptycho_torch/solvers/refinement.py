@@ -259,16 +259,18 @@ class _Solver:
     def _no_light(self) -> Tensor:
         return torch.zeros(self.shape, dtype=self.probe.real.dtype, device=self.probe.device)
 
-    def _light_of(self, frames: Tensor) -> Tensor:
-        """(H, W) real: sum over some frames, and modes, of |P|^2."""
-        light = self._no_light()
-        for at in frames.to(light.device).split(256):
-            probes = shift_probe(self.probe, self.positions.fractions[at])
-            add_patches(light, merge_weights(probes), self.positions.starts[at])
+    def _light_of(self, part: Tensor) -> Tensor:
+        """(H, W) real: sum over the frames of a part, and modes, of |P|^2."""
+        light, at = self._no_light(), part.to(self.canvas.device)
+        probes = shift_probe(self.probe, self.positions.fractions[at])
+        add_patches(light, merge_weights(probes), self.positions.starts[at])
         return light
 
     def _illumination(self) -> Tensor:
-        return self._light_of(torch.arange(len(self.positions.starts)))
+        light = self._no_light()
+        for part in self._parts:
+            light += self._light_of(part)
+        return light
 
     def result(self, errors: list[float], stopped: bool) -> Refined:
         where = self.positions
