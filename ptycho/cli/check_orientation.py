@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["check_orientation"]
 
 FRAMES, EPOCHS = 200, 10  # a test compares them with ptycho_torch.orientation
-_SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
+_SEED = dataclasses.replace(SEED, help="Of which frames make a step together.")
 _WORDS = {"sure": "sure", "likely": "likely, not sure", "open": "not decided"}
 
 

@@ -37,7 +37,7 @@ _FIELDS = {
 # Tests compare them with RefinementSettings.
 EPOCHS = 50
 STOP_IMPROVEMENT, STOP_WINDOW = 0.001, 10
-_SEED = dataclasses.replace(SEED, help="Of the order of the frames.")
+_SEED = dataclasses.replace(SEED, help="Of which frames make a step together.")
 
 
 @click.command(cls=HeadedCommand, short_help="Refine object and probe without a network.")
