@@ -26,7 +26,8 @@ from ptycho.raw_data import RawData
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.reassembly import StreamedFrames, fastest_batch
+from ptycho_torch.physics.batches import fastest_batch
+from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.workflows.training import TrainingJob
 
 HERE = Path(__file__).parent

@@ -19,6 +19,7 @@ from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.base import ByParts
 from ptycho_torch.misfit import Misfit, deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.ordered_subsets import project_by_parts
+from ptycho_torch.physics.batches import fastest_batch
 from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights, shift_probe
 from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
@@ -29,30 +30,7 @@ from ptycho_torch.solvers.projection import momentum, projected, vacuum
 TILE_PX = 256
 """Side of the tiles in which a network runs over a large canvas, before its margin is added."""
 
-
-_STREAM_BYTES = 2**30
-
-
-def frames_that_fit(N: int, modes: int) -> int:
-    """Frames of N x N pixels that can be worked on at a time: about ten complex waves each, 1 GiB in all."""
-    return max(1, _STREAM_BYTES // (10 * 8 * N * N * modes))
-
-
 _KEPT_BYTES = 2**27  # of the probes of all frames, and as many of their amplitudes
-
-_WAVE_BYTES = 2**20
-_MOST_FRAMES = 256
-
-
-def fastest_batch(N: int, modes: int, device: torch.device | str) -> int:
-    """Frames of N x N pixels at a time in a stream: on a CPU as many as its caches hold, elsewhere as many as fit,
-    at most 256: what a network makes of each is larger than the frame.
-
-    On a CPU one complex wave of the batch takes 1 MiB, and the ten that are worked on at a time stay near the cores
-    (docs/performance.md).
-    """
-    fitting = min(_MOST_FRAMES, frames_that_fit(N, modes))
-    return min(fitting, max(4, _WAVE_BYTES // (8 * N * N * modes))) if torch.device(device).type == "cpu" else fitting
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ptycho_torch.physics.backprojection import approach_counts
+from ptycho_torch.physics.batches import fastest_batch
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe, unshift_probe_sum
-from ptycho_torch.physics.patches import add_patches, extract, place
+from ptycho_torch.physics.modes import multiplied, sum_modes
+from ptycho_torch.physics.patches import add_patches, extract
 from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
 from ptycho_torch.solvers.positions import Positions, position_steps
 from ptycho_torch.solvers.projection import momentum
@@ -111,28 +114,48 @@ def momentum_for(parts: int) -> float:
     return 0.9 if parts <= IN_ORDER else 0.8
 
 
-def _direction_object(probes: Tensor, misfit: Tensor, starts: Tensor, most_lit: Tensor, floor: float) -> Tensor:
-    """Object update on the canvas from the misfit of the exit waves, (H, W): least squares where it is lit most."""
-    gradient = place((probes.conj() * misfit).sum(-3), starts, (most_lit.shape[0], most_lit.shape[1]))
-    return gradient / (most_lit + floor * most_lit.amax())
+class _Piece(NamedTuple):
+    """Frames that are worked on at a time, as the second look at them needs them: (n, 2), (n, 2), (n, M, N, N),
+    (n, N, N)."""
+
+    starts: Tensor
+    fractions: Tensor
+    probes: Tensor
+    patches: Tensor
 
 
-def _direction_probe(patches: Tensor, misfit: Tensor, fractions: Tensor, floor: float) -> Tensor:
-    """Least-squares probe update common to all frames of the batch, (M, N, N)."""
-    weight = patches.abs().square().sum(0)
-    gradient = unshift_probe_sum(patches.conj()[:, None] * misfit, fractions)
-    return gradient / (weight + floor * weight.amax())
+class _Asked:
+    """What the frames of a batch ask for, summed over them.
+
+    Attributes:
+        of_object: (H, W) complex, sum over frames and modes of conj(P) (psi' - psi).
+        light: (H, W) real, sum over frames and modes of |P|^2.
+        of_probe: (M, N, N) complex, sum over frames of conj(O) (psi' - psi), moved back.
+        seen: (N, N) real, sum over frames of |O|^2.
+        squares: (2,) real, sums of |psi' - psi|^2 and of the counts.
+    """
+
+    def __init__(self, canvas: Tensor, probe: Tensor) -> None:
+        self.of_object, self.of_probe = torch.zeros_like(canvas), torch.zeros_like(probe)
+        self.light, self.seen = torch.zeros_like(canvas.real), torch.zeros_like(probe[0].real)
+        self.squares = torch.zeros_like(probe.real[0, 0, :2])
 
 
-def _joint_steps(misfit: Tensor, by_object: Tensor, by_probe: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Steps (a, b) that minimise |misfit - a by_object - b by_probe|^2, real and shared by the batch."""
-    object_norm = by_object.abs().square().sum()
-    object_fit = (by_object.conj() * misfit).sum().real
-    if by_probe is None:
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """The real part of the inner product of complex tensors of one shape."""
+    return torch.dot(torch.view_as_real(a).flatten(), torch.view_as_real(b).flatten())
+
+
+def _joint_steps(fits: tuple[Tensor, Tensor | None], norms: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps (a, b) that minimise |misfit - a by_object - b by_probe|^2, real and shared by the batch.
+
+    Args:
+        fits: inner products of the misfit with what either step does to the waves, that of the probe None for no step.
+        norms: (3,), inner products of those two with themselves, and with each other.
+    """
+    (object_fit, probe_fit), (object_norm, probe_norm, cross) = fits, norms
+    if probe_fit is None:
         return object_fit / (object_norm + 1e-30), torch.zeros_like(object_fit)
-    probe_norm = by_probe.abs().square().sum()
-    cross = (by_object.conj() * by_probe).sum().real
-    probe_fit = (by_probe.conj() * misfit).sum().real
     # a small multiple of the diagonal keeps the pair solvable when both directions are alike
     a, d = 1.001 * object_norm + 1e-30, 1.001 * probe_norm + 1e-30
     determinant = a * d - cross.square()
@@ -177,7 +200,7 @@ class _Solver:
         self.step = options.step
         self.shape, self.n = (canvas.shape[0], canvas.shape[1]), probe.shape[-1]
         self._parts = parts
-        self._light_changes = options.refine_probe or options.refine_positions
+        self._at_once = fastest_batch(self.n, len(probe), probe.device)
         self._momentum = momentum_for(len(parts)) if options.momentum is None else options.momentum
         self._made = 0
         self._most_lit = self._no_light()
@@ -189,45 +212,31 @@ class _Solver:
         options = self.options
         with_probe = options.refine_probe and epoch >= options.probe_from_epoch
         with_positions = options.refine_positions and epoch >= options.positions_from_epoch
-        sums = []
-        self._next_most_lit = self._no_light() if self._light_changes else self._most_lit
-        for batch in (self._parts[number] for number in order):
-            amplitudes = self.amplitudes_of(batch)
-            if self.good_pixels is not None:
-                amplitudes = torch.where(self.good_pixels, amplitudes, amplitudes.new_zeros(()))
-            misfit = self._step(batch.to(self.canvas.device), amplitudes, with_probe, with_positions)
-            sums.append(torch.stack((misfit, amplitudes.square().sum())))
+        self._next_most_lit = self._no_light()
+        squares = [self._step(self._parts[number], with_probe, with_positions) for number in order]
         self._most_lit = self._next_most_lit
         if options.refine_probe:
             self._hold_power()
         # looked at once an epoch: a device need not be waited for after each batch
-        misfit_sum, measured_sum = torch.stack(sums).cpu().double().sum(0).tolist()
+        misfit_sum, measured_sum = torch.stack(squares).cpu().double().sum(0).tolist()
         return misfit_sum / measured_sum
 
-    def _step(self, at: Tensor, amplitudes: Tensor, with_probe: bool, with_positions: bool) -> Tensor:
-        """Take the steps that the frames ``at`` ask for; the sum of their squared misfit before."""
-        options, starts, fractions = self.options, self.positions.starts[at], self.positions.fractions[at]
-        probes = shift_probe(self.probe, fractions)
-        patches = extract(self.canvas, starts, self.n)
-        waves = exit_waves(probes, patches)
-        misfit = approach_counts(waves, amplitudes, self.good_pixels, STAYING) - waves
-        if self._light_changes:
-            light = place(merge_weights(probes), starts, self.shape)
-            torch.maximum(self._next_most_lit, light, out=self._next_most_lit)
-        object_step = _direction_object(probes, misfit, starts, self._most_lit, options.relative_floor)
-        by_object = probes * extract(object_step, starts, self.n)[:, None]
-        probe_step, by_probe = None, None
+    def _step(self, part: Tensor, with_probe: bool, with_positions: bool) -> Tensor:
+        """Take the steps that the frames of a part ask for; (2,), see :class:`_Asked`, before them.
+
+        The frames are looked at twice, a few at a time: for what they ask for, and for what the steps would do to them.
+        What the misfit has in common with that follows from the sums, for the one is the adjoint of the other.
+        """
+        asked, floor = _Asked(self.canvas, self.probe), self.options.relative_floor
+        pieces = [self._look_at(at, asked, with_probe, with_positions) for at in part.split(self._at_once)]
+        torch.maximum(self._next_most_lit, asked.light, out=self._next_most_lit)
+        object_step = asked.of_object / (self._most_lit + floor * self._most_lit.amax())
+        probe_step, probe_fit = None, None
         if with_probe:
-            probe_step = _direction_probe(patches, misfit, fractions, options.relative_floor)
+            probe_step = asked.of_probe / (asked.seen + floor * asked.seen.amax())
             probe_step = probe_step if self.support is None else probe_step * self.support
-            by_probe = shift_probe(probe_step, fractions) * patches[:, None]
-        a, b = _joint_steps(misfit, by_object, by_probe)
-        if with_positions:
-            moves = position_steps(
-                self.probe, fractions, patches, waves, misfit, longest_px=options.longest_move_px,
-                good_pixels=self.good_pixels,
-            )  # fmt: skip
-            self.positions.move(at, options.position_step * moves)
+            probe_fit = _inner(probe_step, asked.of_probe)
+        a, b = _joint_steps((_inner(object_step, asked.of_object), probe_fit), _norms(pieces, object_step, probe_step))
         kept = min(self._momentum, momentum(self._made))
         self._made += 1
         self.object_velocity = kept * self.object_velocity + self.step * a * object_step
@@ -235,7 +244,30 @@ class _Solver:
         if probe_step is not None:
             self.probe_velocity = kept * self.probe_velocity + self.step * b * probe_step
             self.probe = self.probe + self.probe_velocity
-        return misfit.abs().square().sum()
+        return asked.squares
+
+    def _look_at(self, members: Tensor, asked: _Asked, with_probe: bool, with_positions: bool) -> _Piece:
+        """Add to the sums what some frames ask for, and move those frames."""
+        amplitudes, at = self.amplitudes_of(members), members.to(self.canvas.device)
+        if self.good_pixels is not None:
+            amplitudes = torch.where(self.good_pixels, amplitudes, amplitudes.new_zeros(()))
+        starts, fractions = self.positions.starts[at], self.positions.fractions[at]
+        probes, patches = shift_probe(self.probe, fractions), extract(self.canvas, starts, self.n)
+        waves = exit_waves(probes, patches)
+        misfit = approach_counts(waves, amplitudes, self.good_pixels, STAYING).sub_(waves)
+        asked.squares += torch.stack((_inner(misfit, misfit), amplitudes.square().sum()))
+        add_patches(asked.light, merge_weights(probes), starts)
+        add_patches(asked.of_object, sum_modes(probes.conj() * misfit), starts)
+        if with_positions:
+            moves = position_steps(
+                self.probe, fractions, patches, waves, misfit, longest_px=self.options.longest_move_px,
+                good_pixels=self.good_pixels,
+            )  # fmt: skip
+            self.positions.move(at, self.options.position_step * moves)
+        if with_probe:
+            asked.seen += patches.real.square().sum(0) + patches.imag.square().sum(0)
+            asked.of_probe += unshift_probe_sum(multiplied(misfit, patches.conj()[:, None]), fractions)
+        return _Piece(starts, fractions, probes, patches)
 
     def _hold_power(self) -> None:
         scale = self.gauge.power_correction(self.probe)
@@ -275,6 +307,19 @@ class _Solver:
     def result(self, errors: list[float], stopped: bool) -> Refined:
         where = self.positions
         return Refined(self.canvas, self.probe, where.starts, where.fractions, where.correction, errors, stopped)
+
+
+def _norms(pieces: Sequence[_Piece], object_step: Tensor, probe_step: Tensor | None) -> Tensor:
+    """(3,): of what the steps do to the waves, squared, and their inner product; takes the probes of the pieces."""
+    sums = torch.zeros(3, dtype=object_step.real.dtype, device=object_step.device)
+    for piece in pieces:
+        by_object = multiplied(piece.probes, extract(object_step, piece.starts, piece.probes.shape[-1])[:, None])
+        sums[0] += _inner(by_object, by_object)
+        if probe_step is not None:
+            by_probe = multiplied(shift_probe(probe_step, piece.fractions), piece.patches[:, None])
+            sums[1] += _inner(by_probe, by_probe)
+            sums[2] += _inner(by_object, by_probe)
+    return sums
 
 
 @torch.no_grad()

@@ -36,8 +36,9 @@ from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.misfit import Misfit
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.physics.batches import frames_that_fit
 from ptycho_torch.processes import Share
-from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
+from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
 from ptycho_torch.workflows.first_projections import loaded
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome

@@ -29,8 +29,9 @@ from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.misfit import Misfit
+from ptycho_torch.physics.batches import frames_that_fit
 from ptycho_torch.physics.detector import detector_order, roots
-from ptycho_torch.reassembly import StreamedFrames, frames_that_fit
+from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.solvers.projection import vacuum
 from ptycho_torch.solvers.refinement import Refined, RefinementOptions, refine
 from ptycho_torch.workflows.corrections import moved, refocused, told_of_moves, with_room

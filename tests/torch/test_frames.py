@@ -12,9 +12,10 @@ from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.physics.batches import fastest_batch, frames_that_fit
 from ptycho_torch.physics.detector import centred_order
 from ptycho_torch.physics.patches import merge_from_sums, merge_in_place
-from ptycho_torch.reassembly import StreamedFrames, fastest_batch, frames_that_fit
+from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
 from ptycho_torch.workflows.reconstruct import reconstruct
 
