@@ -1,13 +1,15 @@
-"""First projections by parts of the frames in turn: a coarse object, three times as soon.
+"""First projections by parts of the frames in turn: a coarse object, four times as soon.
 
 Ordered subsets (H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13, 601 (1994)) with momentum (D. Kim,
 S. Ramani and J. A. Fessler, IEEE Trans. Med. Imaging 34, 167 (2015)): each part of the frames, spread evenly over the
-scan, moves the object by itself, so that one pass over all frames moves it as often as there are parts.
+scan, moves the object by itself, so that one pass over all frames moves it as often as there are parts. The first
+passes, which have the farthest to go, take smaller parts.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +17,10 @@ from torch import Tensor
 
 from ptycho import progress
 from ptycho_torch.data.parts import spread_parts
+from ptycho_torch.frame_stream import FrameStream
 from ptycho_torch.physics.patches import ROWS
 from ptycho_torch.solvers.projection import momentum
+from ptycho_torch.solvers.refinement import IN_ORDER, momentum_for
 
 if TYPE_CHECKING:
     from ptycho_torch.reassembly import StreamedFrames
@@ -24,10 +28,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARTS = 4
-"""With 6 parts the same steps break up from the tenth pass on where frames are few (docs/findings.md, FEWER-001)."""
+"""With 6 parts all along the same steps break up from the tenth pass on where frames are few (docs/findings.md,
+FEWER-001)."""
+FINE_PASSES = 2
+"""So many passes take the parts by pieces."""
+MOST_PIECES, LEAST_FRAMES = 4, 32
+"""Of a part, and frames of a piece: what fewer light has holes, and few counts are too noisy to be followed alone."""
 STEP = 0.7
 """Of the way that a part asks for. A whole one is too far, as with 6 parts."""
-MOST_MOMENTUM = 0.9
+
+SLOWEST = 0.8
+"""A pass that moves the object by more than this share of what the pass before did is not taken at its word: it is
+noise that moves the object then, and all the passes to come would be waited for."""
+
+Part = Sequence[FrameStream]
+"""The pieces of a part."""
 
 
 def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) -> Tensor:
@@ -37,37 +52,74 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
     that no pixel is moved further than its frames ask for.
 
     Args:
-        frames: a scan; their illumination by parts takes two canvases while this runs.
-        passes: >= 1; each moves the object `PARTS` times.
-        settled: ends once a pass moves the object by less than this share of its departure from vacuum, both as root
-            mean squares over the illuminated pixels, weighted by their light; 0 makes all passes.
+        frames: a scan; what its parts and their pieces light at most takes one canvas while this runs.
+        passes: >= 1; each moves the object `PARTS` times, the first `FINE_PASSES` as often as the parts have pieces.
+        settled: ends once what is left to move the object by is less than this share of its departure from vacuum
+            (:func:`_left`), both as root mean squares over the pixels, weighted by their light; 0 makes all passes.
 
     Returns:
         (1, H, W) complex.
     """
-    parts = [frames.only(part) for part in spread_parts(frames.scan.xy, frames.members.numpy(), PARTS)]
-    most = parts[0].illumination()[0]
-    for part in parts[1:]:
-        torch.maximum(most, part.illumination()[0], out=most)
-    floor = frames.floor / len(parts)
-    ahead = frames.empty_canvas().fill_(1)
-    current = frames.empty_canvas().fill_(1)
-    made = 0
+    parts = _parts_of(frames)
+    most_of_pieces, most_of_parts = _most_lit(parts)
+    pieces = [[piece] for part in parts for piece in part]
+    random = torch.Generator().manual_seed(0)
+    ahead, current = frames.empty_canvas().fill_(1), frames.empty_canvas().fill_(1)
+    made, moves = 0, list[float]()
     with progress.task("Projecting onto the counts", passes * len(frames.members), "frame") as done:
         for number in range(passes):
             before = frames.copy_of(current) if settled > 0 else current
-            for part in parts:
-                moved = part.departures(ahead)
+            turn, most = (pieces, most_of_pieces) if number < FINE_PASSES else (parts, most_of_parts)
+            floor, most_momentum = frames.floor / len(turn), momentum_for(len(turn))
+            order = torch.randperm(len(turn), generator=random).tolist() if len(turn) > IN_ORDER else range(len(turn))
+            for first, *others in (turn[at] for at in order):
+                moved = first.departures(ahead, others)
                 for new, old, lit in zip(moved.split(ROWS), ahead.split(ROWS), most.split(ROWS), strict=True):
                     new.add_((1 - old) * floor).mul_(STEP).div_(lit + floor).add_(old)
-                weight = min(MOST_MOMENTUM, momentum(made))
+                weight = min(most_momentum, momentum(made))
                 ahead, current = current.mul_(-weight).add_(moved, alpha=1 + weight), moved
                 made += 1
-                done(len(part.members), f"pass {number + 1} of {passes}")
-            if settled > 0 and _moved(before, current, most) < settled:
-                logger.info("The object settled after %d passes.", number + 1)
-                break
+                done(sum(len(piece.members) for piece in (first, *others)), f"pass {number + 1} of {passes}")
+            if settled > 0:
+                moves.append(_moved(before, current, most_of_parts))
+                if _left(moves) < settled:
+                    logger.info("The object settled after %d passes.", number + 1)
+                    break
     return current[None]
+
+
+def _parts_of(frames: StreamedFrames) -> list[Part]:
+    """Equally many pieces of each part, both spread evenly over the scan; the parts in this order."""
+    xy, members = frames.scan.xy, frames.members.numpy()
+    number = max(1, min(MOST_PIECES, len(members) // (PARTS * LEAST_FRAMES)))
+    parts = spread_parts(xy, members, PARTS)
+    return [[frames.only(piece) for piece in spread_parts(xy, part.numpy(), number)] for part in parts]
+
+
+def _most_lit(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+    """(H, W) each: the most light of any piece, and of any part; one pass over the frames."""
+    by_piece = by_part = None
+    for first, *others in parts:
+        of_part = first.light()
+        of_piece = first.copy_of(of_part)
+        for piece in others:
+            light = piece.light()
+            torch.maximum(of_piece, light, out=of_piece)
+            of_part += light
+        by_piece = of_piece if by_piece is None else torch.maximum(by_piece, of_piece, out=by_piece)
+        by_part = of_part if by_part is None else torch.maximum(by_part, of_part, out=by_part)
+    if by_piece is None or by_part is None:
+        raise ValueError("found no frames; expected at least one")
+    return by_piece, by_part
+
+
+def _left(moves: Sequence[float]) -> float:
+    """How far an object is still to move, if each pass to come moves it by the same share of what the one before does
+    as the last one did of the last but one: the sum of a geometric series."""
+    if len(moves) < 2:
+        return float("inf")
+    share = min(SLOWEST, moves[-1] / max(moves[-2], 1e-30))
+    return moves[-1] * share / (1 - share)
 
 
 def _moved(before: Tensor, after: Tensor, lit: Tensor) -> float:

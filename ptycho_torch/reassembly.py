@@ -16,21 +16,19 @@ from ptycho.errors import InputError
 from ptycho.grouping import compact_blocks
 from ptycho_torch.canvases import Canvases
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.frame_stream import FrameStream
 from ptycho_torch.generators.base import ByParts
 from ptycho_torch.misfit import Misfit, deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.ordered_subsets import project_by_parts
-from ptycho_torch.physics.batches import fastest_batch
-from ptycho_torch.physics.detector import centred_order, detector_order, expected_counts, roots
-from ptycho_torch.physics.illumination import merge_weights, shift_probe
-from ptycho_torch.physics.patches import add_patches, extract, merge_in_place
+from ptycho_torch.physics.detector import centred_order, expected_counts, roots
+from ptycho_torch.physics.illumination import merge_weights
+from ptycho_torch.physics.patches import add_patches, merge_in_place
 from ptycho_torch.processes import Share
-from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches, projection_floor, staying_weight
-from ptycho_torch.solvers.projection import momentum, projected, vacuum
+from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches
+from ptycho_torch.solvers.projection import momentum, vacuum
 
 TILE_PX = 256
 """Side of the tiles in which a network runs over a large canvas, before its margin is added."""
-
-_KEPT_BYTES = 2**27  # of the probes of all frames, and as many of their amplitudes
 
 
 @dataclass(frozen=True)
@@ -42,25 +40,17 @@ class _Begun:
     time_s: float = 0.0
 
 
-class StreamedFrames:
+class StreamedFrames(FrameStream):
     """All frames of a scan on one canvas, as a generator sees them in inference.
 
     The operations are those of :class:`ptycho_torch.solvers.frames.BlockFrames` with a leading axis of one,
     and sum over batches of frames; the batch size changes memory and speed, not the result.
 
     Args:
-        scan: the placed frames; they are read and converted batch by batch.
-        probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
-        good_pixels: (N, N) bool, zero frequency at N//2.
-        batch_size: frames in memory at a time; None for :func:`fastest_batch`.
-        members: (n,) int64, the frames that take part; None for all.
-        share: of this process, where several stream the scan together; each of them gets the whole result.
+        scan, probe, good_pixels, batch_size, share, members, canvases: see :class:`FrameStream`.
         begins: how often :meth:`begin` will be asked for the same; what it has made is kept so long.
-        canvases: makes them; None for in memory.
 
     Attributes:
-        members: (n,) int64, see above.
-        floor: of the merge in projections, in units of the probe's greatest intensity.
         spared_s: seconds that :meth:`begin` did not take since what it has made was kept.
     """
 
@@ -68,72 +58,10 @@ class StreamedFrames:
         self, scan: PlacedScan, probe: Tensor, good_pixels: Tensor, batch_size: int | None = None,
         share: Share | None = None, members: Tensor | None = None, begins: int = 1, canvases: Canvases | None = None,
     ) -> None:  # fmt: skip
-        self.scan, self.probe, self._share, self._canvases = scan, probe, share or Share(), canvases or Canvases()
-        self.members = torch.arange(scan.raw.n_frames) if members is None else members
-        self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
-        self._given_good, self._good = good_pixels, None if bool(good_pixels.all()) else detector_order(good_pixels)
-        self._peak = probe.abs().square().sum(0).amax()
-        self._staying = staying_weight(float(self._peak))
-        # the merge in units of the peak, so that one map serves as weight and as illumination
-        self.floor = projection_floor(probe) / self._peak
-        self._weight = self._zeros(torch.float32)
+        super().__init__(scan, probe, good_pixels, batch_size, share, members, canvases)
         self._more_begins, self._begun = begins - 1, _Begun()
         self.spared_s = 0.0
-        self._kept: dict[int, Tensor] | None = {} if scan.raw.n_frames * probe.nbytes <= _KEPT_BYTES else None
-        self._amplitudes: dict[int, Tensor] = {}
-        with progress.task("Placing the frames", scan.raw.n_frames, "frame") as step:
-            for at in self.batches():
-                add_patches(self._weight, merge_weights(self._run_probes(at)) / self._peak, self._starts(at))
-                step(len(at))
-        self._share.total(self._weight)
-
-    def batches(self) -> Sequence[Tensor]:
-        """Frame indices in runs of ``batch_size``, those of this process."""
-        return self._share.mine(self.members.split(self.batch_size))
-
-    def only(self, members: Tensor) -> StreamedFrames:
-        """Some of these frames, on the same canvas."""
-        return StreamedFrames(
-            self.scan, self.probe, self._given_good, self.batch_size, self._share, members, canvases=self._canvases
-        )
-
-    def _zeros(self, dtype: torch.dtype) -> Tensor:
-        return self._canvases.zeros(self.scan.canvas.shape, dtype, self.probe.device)
-
-    def empty_canvas(self) -> Tensor:
-        """(H, W) complex zeros."""
-        return self._zeros(self.probe.dtype)
-
-    def copy_of(self, canvas: Tensor) -> Tensor:
-        """Another canvas with the same values."""
-        return self._canvases.copy(canvas)
-
-    def _probes(self, at: Tensor) -> Tensor:
-        return shift_probe(self.probe, self.scan.fractions[at].to(self.probe.device))
-
-    def _run_probes(self, at: Tensor) -> Tensor:
-        """The probes of one of :meth:`batches`; of a scan that is not too large they are moved once."""
-        if self._kept is None:
-            return self._probes(at)
-        first = int(at[0])
-        if first not in self._kept:
-            self._kept[first] = self._probes(at)
-        return self._kept[first]
-
-    def _run_amplitudes(self, at: Tensor) -> Tensor:
-        """Square roots of counts of one of :meth:`batches`, zero frequency first; kept where the probes are."""
-        if self._kept is None:
-            return roots(self._counts(at))
-        first = int(at[0])
-        if first not in self._amplitudes:
-            self._amplitudes[first] = roots(self._counts(at))
-        return self._amplitudes[first]
-
-    def _starts(self, at: Tensor) -> Tensor:
-        return self.scan.starts[at].to(self.probe.device)
-
-    def _counts(self, at: Tensor) -> Tensor:
-        return detector_order(self.scan.counts(at).to(self.probe.device))
+        self._weight = self.light()
 
     def rates(self, canvas: Tensor, at: Tensor) -> Tensor:
         """(n, N, N) counts that (1, H, W) ``canvas`` makes expect in some frames, zero frequency at N//2."""
@@ -181,20 +109,6 @@ class StreamedFrames:
                     ahead = own.mul_(-beyond).add_(total, alpha=1 + beyond)
                 current = total
         return current[None]
-
-    def _projected(self, canvas: Tensor, at: Tensor, departure: bool = False) -> Tensor:
-        """What the frames of one of :meth:`batches` add to the merge; see :func:`projected`."""
-        patches = extract(canvas, self._starts(at), self.probe.shape[-1])
-        return projected(
-            patches, self._run_amplitudes(at), self._run_probes(at), self._good, self._staying, departure
-        )
-
-    def departures(self, canvas: Tensor) -> Tensor:
-        """By how much the counts ask for another object than (H, W) ``canvas``, times the illumination; one pass."""
-        total = self.empty_canvas()
-        for at in self.batches():
-            add_patches(total, self._projected(canvas, at, departure=True), self._starts(at))
-        return self._share.total(total).div_(self._peak)
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; every frame is in one group of neighbours."""

@@ -18,7 +18,8 @@ class ByParts(NamedTuple):
 
     Attributes:
         passes: over all frames, >= 1.
-        settled: end before that, once a pass moves the object by less than this share of its departure from vacuum.
+        settled: end before that, once what is left to move the object by is less than this share of its departure from
+            vacuum.
     """
 
     passes: int

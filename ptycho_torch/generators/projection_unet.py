@@ -62,14 +62,14 @@ def apply_correction(canvas: Tensor, correction: Tensor) -> Tensor:
     return canvas * torch.polar(torch.exp(log_amplitude), phase)
 
 
-def corrected(network: UNet, canvas: Tensor, before: Tensor, illumination: Tensor) -> Tensor:
+def corrected(network: UNet, canvas: Tensor, before: Tensor, illumination: Tensor, *, turned: bool = False) -> Tensor:
     """The object, corrected by what ``network`` makes of :func:`correction_features`; all (B, H, W).
 
-    The correction fades where there is too little light to learn from. A network that is not in training gives its
-    mean over four orientations (docs/findings.md, TURNS-001).
+    The correction fades where there is too little light to learn from. ``turned``: it is the network's mean over four
+    orientations (docs/findings.md, TURNS-001).
     """
     features = correction_features(canvas, before, illumination)
-    correction = network(features) if network.training else network.mean_of_turns(features)
+    correction = network.mean_of_turns(features) if turned else network(features)
     return apply_correction(canvas, correction * confidence(illumination)[:, None])
 
 
@@ -112,11 +112,13 @@ class ProjectionUNet(Generator):
         with torch.no_grad():  # nothing trainable lies before the first projection
             canvas = frames.begin(self._begin)
         illumination = frames.illumination()
+        # a coarse object, for others to go on from, is not worth four networks' time
+        turned = not self.training and isinstance(self._begin, int)
         for stage in range(self.stages):
             if stage > 0:
                 made = self.begin_steps + (stage - 1) * self.later_steps
                 before, canvas = canvas, frames.project(canvas, self.later_steps, made=made)
-            correct = partial(corrected, cast(UNet, self.correctors[min(stage, 1)]))
+            correct = partial(corrected, cast(UNet, self.correctors[min(stage, 1)]), turned=turned)
             canvas = frames.apply(correct, canvas, before, illumination, halo_px=self._halo_px, overwrite=True)
         return canvas
 

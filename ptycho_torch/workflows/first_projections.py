@@ -10,9 +10,9 @@ from ptycho_torch.archive import load_model
 from ptycho_torch.generators.base import ByParts
 from ptycho_torch.model import PtychoPINN_Lightning
 
-SETTLED = 0.02
-"""Share of the object's departure from vacuum by which a pass still moves it when the refinement may go on from there:
-more passes come no nearer to the end than a refinement does (docs/findings.md, FEWER-001)."""
+SETTLED = 0.08
+"""Share of the object's departure from vacuum by which passes would still move it when the refinement may go on from
+there: more passes come no nearer to the end than a refinement does (docs/findings.md, FEWER-001)."""
 
 
 class Loaded(NamedTuple):

@@ -2,22 +2,26 @@
 
 import pytest
 import torch
+from small_scans import small_scan
 
 from ptycho.config.config import ModelConfig as PublicModelConfig
 from ptycho.config.config import TrainingConfig
 from ptycho.errors import InputError
+from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.config_params import DataConfig, ModelConfig
 from ptycho_torch.config_params import TrainingConfig as TorchTrainingConfig
+from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.generators.base import ByParts
 from ptycho_torch.generators.projection_unet import (
     ProjectionUNet,
     apply_correction,
-    corrected,
     correction_features,
 )
 from ptycho_torch.generators.registry import available, build_generator, register, resolve_generator
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.physics.illumination import confidence
+from ptycho_torch.reassembly import StreamedFrames
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_name():
@@ -122,12 +126,21 @@ def test_the_mean_of_turns_turns_with_the_object(shape):
     assert (found - one).abs().max() > 0.01 * one.abs().max(), "one turn alone is another result"
 
 
-def test_training_takes_the_network_as_it_is_and_inference_the_mean_of_turns():
-    net = wild_unet()
-    canvas = torch.polar(torch.rand(1, 24, 28) + 0.5, torch.rand(1, 24, 28))
-    before, lit = torch.ones_like(canvas), torch.ones(1, 24, 28)
+@pytest.mark.parametrize(("training", "begin", "turned"), [(True, 3, False), (False, 3, True), (False, None, False)])
+def test_inference_takes_the_mean_of_turns_unless_it_is_to_be_coarse(training, begin, turned):
+    raw = small_scan(40)
+    frames = StreamedFrames(PlacedScan.of(raw), torch.from_numpy(scaled_guess(raw)), torch.from_numpy(raw.good_pixels))
+    torch.manual_seed(0)
+    generator = ProjectionUNet(stages=1, projection_steps=3, widths=(4, 8, 12)).train(training)
+    net = generator.correctors[0]
+    torch.nn.init.normal_(net.head.weight)
+    if begin is None:
+        generator.project_first(ByParts(3))
     with torch.no_grad():
-        features = correction_features(canvas, before, lit)
-        for training, correction in ((True, net(features)), (False, net.mean_of_turns(features))):
-            found = corrected(net.train(training), canvas, before, lit)
-            torch.testing.assert_close(found, apply_correction(canvas, correction * confidence(lit)[:, None]))
+        found, lit = generator(frames), frames.illumination()
+        canvas = frames.begin(3 if begin else ByParts(3))
+        features = correction_features(canvas, frames.vacuum(), lit)
+        expected, other = (net.mean_of_turns(features), net(features))[:: 1 if turned else -1]
+        for correction, is_so in ((expected, True), (other, False)):
+            made = apply_correction(canvas, correction * confidence(lit)[:, None])
+            assert torch.allclose(found, made, atol=1e-4) is is_so
