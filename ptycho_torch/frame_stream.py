@@ -21,6 +21,14 @@ from ptycho_torch.solvers.projection import projected
 _KEPT_BYTES = 2**27  # of the probes of all frames, and as many of their amplitudes
 
 
+def _equal_runs(number: int, wanted: int) -> int:
+    """The length of runs into which so many frames can be split alike, as near to the wanted one as that allows.
+
+    A run of a few frames that are left over costs nearly as much as a whole one.
+    """
+    return max(1, -(-number // max(1, round(number / wanted))))
+
+
 class FrameStream:
     """Some frames of a scan, in batches; sums over them do not depend on the size of the batches.
 
@@ -28,7 +36,7 @@ class FrameStream:
         scan: the placed frames; they are read and converted batch by batch.
         probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
         good_pixels: (N, N) bool, zero frequency at N//2.
-        batch_size: frames in memory at a time; None for :func:`fastest_batch`.
+        batch_size: frames in memory at a time; None for about :func:`fastest_batch`.
         share: of this process, where several stream the scan together; each of them gets the whole result.
         members: (n,) int64, the frames that take part; None for all.
         canvases: makes them; None for in memory.
@@ -44,7 +52,10 @@ class FrameStream:
     ) -> None:  # fmt: skip
         self.scan, self.probe, self._share, self._canvases = scan, probe, share or Share(), canvases or Canvases()
         self.members = torch.arange(scan.raw.n_frames) if members is None else members
-        self.batch_size = batch_size or fastest_batch(scan.raw.N, len(probe), probe.device)
+        self.batch_size = batch_size or _equal_runs(
+            len(self.members), fastest_batch(scan.raw.N, len(probe), probe.device)
+        )
+        self._given_batch_size = batch_size
         self._given_good, self._good = good_pixels, None if bool(good_pixels.all()) else detector_order(good_pixels)
         self._peak = probe.abs().square().sum(0).amax()
         self._staying = staying_weight(float(self._peak))
@@ -54,15 +65,14 @@ class FrameStream:
         self._amplitudes: dict[int, Tensor] = {}
 
     def batches(self) -> Sequence[Tensor]:
-        """Frame indices in equal runs of at most ``batch_size``, those of this process."""
-        number = max(1, -(-len(self.members) // self.batch_size))
-        return self._share.mine(self.members.split(max(1, -(-len(self.members) // number))))
+        """Frame indices in runs of ``batch_size``, those of this process."""
+        return self._share.mine(self.members.split(self.batch_size))
 
     def only(self, members: Tensor) -> FrameStream:
         """Some of these frames, on the same canvas."""
         return FrameStream(
-            self.scan, self.probe, self._given_good, self.batch_size, self._share, members, self._canvases
-        )  # fmt: skip
+            self.scan, self.probe, self._given_good, self._given_batch_size, self._share, members, self._canvases
+        )
 
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         return self._canvases.zeros(self.scan.canvas.shape, dtype, self.probe.device)

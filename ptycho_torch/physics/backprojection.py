@@ -37,17 +37,18 @@ def replace_amplitude(waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | N
 
 
 def _with_gain(
-    waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None, gain_of: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+    waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None, gain_of: Callable[[Tensor, Tensor], Tensor],
+    departure: bool = False,
+) -> Tensor:  # fmt: skip
     """Waves of which each detector pixel is multiplied by a gain, common to the modes, of rate and amplitude; masked
-    pixels stay as they are."""
+    pixels stay as they are. ``departure``: the change of the waves, and the gain is that of the change."""
     spectrum = torch.fft.fft2(at_least_single(waves), norm="ortho")
     if good_pixels is not None:
         # not only in the gain: a NaN that is selected away there still makes the gradient NaN
         amplitudes = torch.where(good_pixels, amplitudes, amplitudes.new_zeros(()))
     gain = gain_of(mode_intensity(spectrum), amplitudes)
     if good_pixels is not None:
-        gain = torch.where(good_pixels, gain, torch.ones_like(gain))
+        gain = torch.where(good_pixels, gain, gain.new_full((), 0.0 if departure else 1.0))
     return torch.fft.ifft2(multiplied(spectrum, gain[..., None, :, :]), norm="ortho")
 
 
@@ -56,8 +57,9 @@ POISSON_WEIGHT = 16.0
 
 
 def approach_counts(
-    waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None = None, weight: float = POISSON_WEIGHT
-) -> Tensor:
+    waves: Tensor, amplitudes: Tensor, good_pixels: Tensor | None = None, weight: float = POISSON_WEIGHT,
+    departure: bool = False,
+) -> Tensor:  # fmt: skip
     """Move exit waves towards what the counts, as Poisson counts, make likely.
 
     For each detector pixel the modelled amplitude A goes towards the a that minimises
@@ -74,6 +76,7 @@ def approach_counts(
         amplitudes: (..., N, N) real, square roots of counts, zero frequency first.
         good_pixels: (N, N) bool, zero frequency first, or None.
         weight: w above.
+        departure: True for by how much they move.
 
     Returns:
         (..., M, N, N) complex.
@@ -84,11 +87,14 @@ def approach_counts(
         # counts; a frame without light, of which the gain would be infinite, stays without
         floor = 1e-8 + 1e-10 * modelled.detach().amax(dim=(-2, -1), keepdim=True)
         # the relaxed step from 1 to a / A = share + sqrt(share^2 + I / ((1 + w) A^2)); the relaxation is in the root
-        least = modelled.new_full((), (relaxation * share) ** 2)
-        root = torch.addcdiv(least, counted.square(), modelled + floor, value=relaxation**2 / (1 + weight)).sqrt()
-        return root + (1 + relaxation * (share - 1))
+        ratio = counted.square() / (modelled + floor)
+        slope, least = relaxation**2 / (1 + weight), (relaxation * share) ** 2
+        beyond = relaxation * (share - 1) + (0 if departure else 1)
+        if torch.is_grad_enabled() and ratio.requires_grad:
+            return (ratio * slope + least).sqrt() + beyond
+        return ratio.mul_(slope).add_(least).sqrt_().add_(beyond)
 
-    return _with_gain(waves, amplitudes, good_pixels, gain)
+    return _with_gain(waves, amplitudes, good_pixels, gain, departure)
 
 
 def divide_by_probe(waves: Tensor, probes: Tensor, relative_floor: float = 1e-2) -> Tensor:

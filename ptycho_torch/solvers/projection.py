@@ -51,8 +51,7 @@ def projected(
         (..., K, N, N) complex.
     """
     waves = exit_waves(probes, patches)
-    revised = approach_counts(waves, amplitudes, good_pixels, weight)
-    revised = revised - waves if departure else revised
+    revised = approach_counts(waves, amplitudes, good_pixels, weight, departure)
     return sum_modes(multiplied(revised, probes.conj()))
 
 

@@ -254,7 +254,7 @@ class _Solver:
         starts, fractions = self.positions.starts[at], self.positions.fractions[at]
         probes, patches = shift_probe(self.probe, fractions), extract(self.canvas, starts, self.n)
         waves = exit_waves(probes, patches)
-        misfit = approach_counts(waves, amplitudes, self.good_pixels, STAYING).sub_(waves)
+        misfit = approach_counts(waves, amplitudes, self.good_pixels, STAYING, departure=True)
         asked.squares += torch.stack((_inner(misfit, misfit), amplitudes.square().sum()))
         add_patches(asked.light, merge_weights(probes), starts)
         add_patches(asked.of_object, sum_modes(probes.conj() * misfit), starts)

@@ -135,6 +135,20 @@ def test_a_frame_without_light_stays_without():
     assert torch.equal(approach_counts(dark, torch.ones(N, N)), dark)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_departure_is_what_the_waves_move_by(rng, masked):
+    """Also where a gradient is asked for, by which the gain is not made in place."""
+    waves = torch.from_numpy(10 * random_complex(rng, 3, 2, N, N)).requires_grad_()
+    amplitudes = torch.from_numpy(rng.poisson(80.0, (3, N, N))).double().sqrt()
+    good = torch.from_numpy(rng.random((N, N)) > 0.2) if masked else None
+    found = approach_counts(waves, amplitudes, good, departure=True)
+    expected = approach_counts(waves.detach(), amplitudes, good) - waves.detach()
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-9, atol=1e-9)
+    assert expected.abs().amax() > 0.1
+    found.abs().square().sum().backward()
+    assert waves.grad.isfinite().all() and waves.grad.abs().amax() > 0
+
+
 def test_one_step_by_hand(block):
     """Each frame's waves on the way to likelier amplitudes, and the least-squares object of all of them."""
     above = np.full(block.shape, float(block.floor), dtype=complex)
