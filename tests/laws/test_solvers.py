@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from laws.oracle import beam, rates_at, relative_error, specimen
+from laws.oracle import beam, random_complex, rates_at, relative_error, specimen
 from ptycho.diffsim import simulate_demo_scan
 from ptycho.geometry import Canvas, canvas_for, placements
 from ptycho.metrics import compare_objects, illuminated_coverage
