@@ -14,6 +14,11 @@ def frames_that_fit(N: int, modes: int) -> int:
     return max(1, _STREAM_BYTES // (10 * 8 * N * N * modes))
 
 
+def frames_that_can_be_kept(N: int, modes: int) -> int:
+    """Frames of which probes and object patch, (M + 1, N, N) complex, take 1 GiB in all."""
+    return max(1, _STREAM_BYTES // (8 * N * N * (modes + 1)))
+
+
 def fastest_batch(N: int, modes: int, device: torch.device | str) -> int:
     """Frames of N x N pixels at a time in a stream: on a CPU as many as its caches hold, elsewhere as many as fit,
     at most 256: what a network makes of each is larger than the frame.

@@ -195,7 +195,7 @@ class _Solver:
         self.amplitudes_of, self.positions, self.options = amplitudes_of, positions, options
         self.good_pixels, self.support = good_pixels, support
         self.gauge = ProbeGauge.of(probe)
-        self.canvas, self.probe = canvas, probe
+        self.canvas, self.probe = canvas.clone(), probe
         self.object_velocity, self.probe_velocity = torch.zeros_like(canvas), torch.zeros_like(probe)
         self.step = options.step
         self.shape, self.n = (canvas.shape[0], canvas.shape[1]), probe.shape[-1]
@@ -239,8 +239,9 @@ class _Solver:
         a, b = _joint_steps((_inner(object_step, asked.of_object), probe_fit), _norms(pieces, object_step, probe_step))
         kept = min(self._momentum, momentum(self._made))
         self._made += 1
-        self.object_velocity = kept * self.object_velocity + self.step * a * object_step
-        self.canvas = self.canvas + self.object_velocity
+        # in place: canvases are what memory grows with
+        self.object_velocity.mul_(kept).add_(object_step.mul_(self.step * a))
+        self.canvas.add_(self.object_velocity)
         if probe_step is not None:
             self.probe_velocity = kept * self.probe_velocity + self.step * b * probe_step
             self.probe = self.probe + self.probe_velocity
@@ -272,7 +273,8 @@ class _Solver:
     def _hold_power(self) -> None:
         scale = self.gauge.power_correction(self.probe)
         self.probe, self.probe_velocity = self.probe * scale, self.probe_velocity * scale
-        self.canvas, self.object_velocity = self.canvas / scale, self.object_velocity / scale
+        self.canvas.div_(scale)
+        self.object_velocity.div_(scale)
 
     def fix_gauge(self) -> None:
         """Once, at the end: moving object and probe in between would cost the momentum its direction."""

@@ -29,7 +29,7 @@ from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.misfit import Misfit
-from ptycho_torch.physics.batches import frames_that_fit
+from ptycho_torch.physics.batches import fastest_batch, frames_that_can_be_kept
 from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.solvers.projection import vacuum
@@ -87,7 +87,7 @@ class RefinementSettings:
         """The batch size for a scan."""
         if self.batch_size is not None:
             return self.batch_size
-        return min(frames_per_step(n_frames), max(1, frames_that_fit(N, modes)))
+        return min(frames_per_step(n_frames), frames_that_can_be_kept(N, modes))
 
 
 def torch_device(accelerator: str) -> torch.device:
@@ -296,8 +296,8 @@ def with_modes(probe: NDArray[np.complex64], modes: int | None) -> NDArray[np.co
 
 
 def _streamed(scan: PlacedScan, probe: NDArray[np.complex64], batch: int, device: str | torch.device) -> StreamedFrames:
-    light = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
-    return StreamedFrames(scan, light, torch.from_numpy(scan.raw.good_pixels.copy()).to(device), batch)
+    light, good = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (probe, scan.raw.good_pixels))
+    return StreamedFrames(scan, light, good, min(batch, fastest_batch(scan.raw.N, len(light), device)))
 
 
 def _refined(

@@ -108,7 +108,8 @@ def test_frames_come_in_batches(raw, monkeypatch):
     monkeypatch.setattr(RawData, "counts", watched)
     outcome = refine_scan(raw, settings=RefinementSettings(epochs=1, batch_size=16))
     assert 0 < most <= 16 and outcome.settings["batch_size"] == 16
-    assert RefinementSettings().frames_per_step(10**6, 2048, 8) < 256, "large frames come in smaller batches"
+    sizes = [RefinementSettings().frames_per_step(10**6, N, modes) for N, modes in ((512, 1), (512, 3), (2048, 8))]
+    assert sizes == [256, 128, 3], "probes and patches of a step take 1 GiB at most"
 
 
 def test_masked_pixels_take_no_part(raw):
