@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,11 +23,11 @@ _KEPT_BYTES = 2**27  # of the probes of all frames, and as many of their amplitu
 
 
 def _equal_runs(number: int, wanted: int) -> int:
-    """The length of runs into which so many frames can be split alike, as near to the wanted one as that allows.
+    """The length of equal runs into which so many frames are split, at most a quarter longer than the wanted one.
 
     A run of a few frames that are left over costs nearly as much as a whole one.
     """
-    return max(1, -(-number // max(1, round(number / wanted))))
+    return max(1, -(-number // max(1, math.ceil(number / wanted - 0.25))))
 
 
 class FrameStream:
@@ -36,7 +37,7 @@ class FrameStream:
         scan: the placed frames; they are read and converted batch by batch.
         probe: (M, N, N) complex, scaled to counts; its device is where the work is done.
         good_pixels: (N, N) bool, zero frequency at N//2.
-        batch_size: frames in memory at a time; None for about :func:`fastest_batch`.
+        batch_size: frames in memory at a time; None for :func:`fastest_batch`, or up to a quarter more.
         share: of this process, where several stream the scan together; each of them gets the whole result.
         members: (n,) int64, the frames that take part; None for all.
         canvases: makes them; None for in memory.

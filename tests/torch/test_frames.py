@@ -10,6 +10,7 @@ from ptycho_torch import reassembly
 from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.data.scans import PlacedScan
+from ptycho_torch.frame_stream import _equal_runs
 from ptycho_torch.generators.unet import UNet
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.physics.batches import fastest_batch, frames_that_fit
@@ -316,6 +317,17 @@ def test_masked_pixels_may_hold_anything():
     misfit = streamed.deviance(canvas)
     assert np.isfinite([misfit.deviance, misfit.expected]).all() and np.isfinite(misfit.by_frame).all()
     assert np.argwhere(np.isnan(misfit.on_detector)).tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("wanted", [1, 4, 32])
+def test_runs_of_frames_are_alike(wanted):
+    """Equal but for the last, which is shorter by less than a frame for each, and at most a quarter too long."""
+    for number in range(1, 200):
+        size = _equal_runs(number, wanted)
+        runs = -(-number // size)
+        assert size <= max(1.25 * wanted, 1) and 0 <= runs * size - number < runs
+        assert runs <= -(-number // wanted), "no more runs than of the wanted length"
+    assert [_equal_runs(n, 32) for n in (30, 37, 40, 41, 600)] == [30, 37, 40, 21, 32]
 
 
 def test_a_stream_takes_what_the_caches_hold_and_no_more_than_fits():
