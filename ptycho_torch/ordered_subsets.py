@@ -20,7 +20,7 @@ from ptycho_torch.data.parts import spread_parts
 from ptycho_torch.frame_stream import FrameStream
 from ptycho_torch.physics.patches import ROWS
 from ptycho_torch.solvers.projection import momentum
-from ptycho_torch.solvers.refinement import IN_ORDER, momentum_for
+from ptycho_torch.solvers.refinement import momentum_for, turns_of
 
 if TYPE_CHECKING:
     from ptycho_torch.reassembly import StreamedFrames
@@ -71,8 +71,7 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
             before = frames.copy_of(current) if settled > 0 else current
             turn, most = (pieces, most_of_pieces) if number < FINE_PASSES else (parts, most_of_parts)
             floor, most_momentum = frames.floor / len(turn), momentum_for(len(turn))
-            order = torch.randperm(len(turn), generator=random).tolist() if len(turn) > IN_ORDER else range(len(turn))
-            for first, *others in (turn[at] for at in order):
+            for first, *others in (turn[at] for at in turns_of(len(turn), random)):
                 moved = first.departures(ahead, others)
                 for new, old, lit in zip(moved.split(ROWS), ahead.split(ROWS), most.split(ROWS), strict=True):
                     new.add_((1 - old) * floor).mul_(STEP).div_(lit + floor).add_(old)

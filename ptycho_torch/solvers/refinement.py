@@ -114,6 +114,14 @@ def momentum_for(parts: int) -> float:
     return 0.9 if parts <= IN_ORDER else 0.8
 
 
+def turns_of(parts: int, random: torch.Generator) -> Sequence[int]:
+    """The parts in the order in which an epoch takes them: see `IN_ORDER`."""
+    if parts <= IN_ORDER:
+        return range(parts)
+    order: list[int] = torch.randperm(parts, generator=random).tolist()
+    return order
+
+
 class _Piece(NamedTuple):
     """Frames that are worked on at a time, as the second look at them needs them: (n, 2), (n, 2), (n, M, N, N),
     (n, N, N)."""
@@ -295,9 +303,10 @@ class _Solver:
 
     def _light_of(self, part: Tensor) -> Tensor:
         """(H, W) real: sum over the frames of a part, and modes, of |P|^2."""
-        light, at = self._no_light(), part.to(self.canvas.device)
-        probes = shift_probe(self.probe, self.positions.fractions[at])
-        add_patches(light, merge_weights(probes), self.positions.starts[at])
+        light = self._no_light()
+        for at in part.to(self.canvas.device).split(self._at_once):
+            probes = shift_probe(self.probe, self.positions.fractions[at])
+            add_patches(light, merge_weights(probes), self.positions.starts[at])
         return light
 
     def _illumination(self) -> Tensor:
@@ -355,9 +364,7 @@ def refine(
     course, random = _Course(options), torch.Generator().manual_seed(0)
     while len(errors) < course.end:
         solver.step = course.step(len(errors))
-        n = len(parts)
-        order = range(n) if n <= IN_ORDER else torch.randperm(n, generator=random).tolist()
-        errors.append(solver.sweep(order, len(errors)))
+        errors.append(solver.sweep(turns_of(len(parts), random), len(errors)))
         if on_epoch is not None:
             on_epoch(len(errors), errors[-1])
         course.look_at(errors)
