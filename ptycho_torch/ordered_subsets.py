@@ -19,8 +19,9 @@ from ptycho import progress
 from ptycho_torch.data.parts import spread_parts
 from ptycho_torch.frame_stream import FrameStream
 from ptycho_torch.physics.patches import ROWS
+from ptycho_torch.physics.slow_phase import SlowPhase, carry, slow_phase
 from ptycho_torch.solvers.projection import momentum
-from ptycho_torch.solvers.refinement import momentum_for, turns_of
+from ptycho_torch.solvers.refinement import turns_of
 
 if TYPE_CHECKING:
     from ptycho_torch.reassembly import StreamedFrames
@@ -36,6 +37,8 @@ MOST_PIECES, LEAST_FRAMES = 4, 32
 """Of a part, and frames of a piece: what fewer light has holes, and few counts are too noisy to be followed alone."""
 STEP = 0.7
 """Of the way that a part asks for. A whole one is too far, as with 6 parts."""
+MOST_MOMENTUM = 0.8
+"""With 0.9 the slow phases of scans that hardly overlap break up after ten passes (docs/findings.md, SLOW-001)."""
 
 SLOWEST = 0.8
 """A pass that moves the object by more than this share of what the pass before did is not taken at its word: it is
@@ -63,19 +66,21 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
     parts = _parts_of(frames)
     most_of_pieces, most_of_parts = _most_lit(parts)
     pieces = [[piece] for part in parts for piece in part]
-    random = torch.Generator().manual_seed(0)
+    random, slow = torch.Generator().manual_seed(0), SlowPhase.of(frames.probe)
     ahead, current = frames.empty_canvas().fill_(1), frames.empty_canvas().fill_(1)
     made, moves = 0, list[float]()
     with progress.task("Projecting onto the counts", passes * len(frames.members), "frame") as done:
         for number in range(passes):
             before = frames.copy_of(current) if settled > 0 else current
             turn, most = (pieces, most_of_pieces) if number < FINE_PASSES else (parts, most_of_parts)
-            floor, most_momentum = frames.floor / len(turn), momentum_for(len(turn))
+            floor = frames.floor / len(turn)
             for first, *others in (turn[at] for at in turns_of(len(turn), random)):
                 moved = first.departures(ahead, others)
+                phase = slow_phase(ahead, moved, most, slow)
                 for new, old, lit in zip(moved.split(ROWS), ahead.split(ROWS), most.split(ROWS), strict=True):
                     new.add_((1 - old) * floor).mul_(STEP).div_(lit + floor).add_(old)
-                weight = min(most_momentum, momentum(made))
+                carry(moved, ahead, phase, slow, STEP)
+                weight = min(MOST_MOMENTUM, momentum(made))
                 ahead, current = current.mul_(-weight).add_(moved, alpha=1 + weight), moved
                 made += 1
                 done(sum(len(piece.members) for piece in (first, *others)), f"pass {number + 1} of {passes}")

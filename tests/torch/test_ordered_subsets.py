@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from frame_loops import asked_for, scan_of_a_narrow_beam, shifted, with_a_mask
+from frame_loops import asked_for, carried_further, scan_of_a_narrow_beam, shifted, with_a_mask
 from small_scans import against_truth, small_scan
 
 from ptycho.raw_data import RawData
@@ -13,8 +13,9 @@ from ptycho_torch import ordered_subsets
 from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.base import ByParts
-from ptycho_torch.ordered_subsets import FINE_PASSES, PARTS, STEP, project_by_parts
+from ptycho_torch.ordered_subsets import FINE_PASSES, MOST_MOMENTUM, PARTS, STEP, project_by_parts
 from ptycho_torch.physics.backprojection import POISSON_WEIGHT
+from ptycho_torch.physics.slow_phase import SlowPhase
 from ptycho_torch.reassembly import StreamedFrames
 
 
@@ -36,7 +37,7 @@ def most_lit(scan, lights, groups):
 def by_loop(raw, passes, parts):
     """The same frame by frame in double precision; each part is a list of its pieces, which list their frames."""
     scan, modes = PlacedScan.of(raw), scaled_guess(raw).astype(np.complex128)
-    n, w = raw.N, POISSON_WEIGHT
+    n, w, slow = raw.N, POISSON_WEIGHT, SlowPhase.of(torch.from_numpy(modes))
     peak = (np.abs(modes) ** 2).sum(axis=0).max()
     counts = np.fft.ifftshift(raw.diff3d.astype(float), axes=(1, 2))
     good = np.fft.ifftshift(raw.good_pixels)
@@ -56,8 +57,9 @@ def by_loop(raw, passes, parts):
                 waves = lights[j] * ahead[where[j]]
                 change = asked_for(waves, counts[j], good, w)
                 total[where[j]] += (np.conj(lights[j]) * change).sum(axis=0)
-            moved = ahead + STEP * (total + floor * (1 - ahead)) / (most + floor)
-            ahead = moved + min(0.9 if len(groups) <= 4 else 0.8, made / (made + 3)) * (moved - current)
+            turned = 1j * ahead * carried_further(ahead, total, most, slow)
+            moved = ahead + STEP * ((total + floor * (1 - ahead)) / (most + floor) + turned)
+            ahead = moved + min(MOST_MOMENTUM, made / (made + 3)) * (moved - current)
             current, made = moved, made + 1
     return current
 

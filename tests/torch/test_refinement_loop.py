@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from frame_loops import asked_for, scan_of_a_narrow_beam, shifted, with_a_mask
+from frame_loops import asked_for, carried_further, scan_of_a_narrow_beam, shifted, with_a_mask
 from small_scans import against_truth, small_scan
 
 from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.parts import steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order, roots
+from ptycho_torch.physics.slow_phase import SlowPhase
 from ptycho_torch.solvers.refinement import IN_ORDER, STAYING, RefinementOptions, momentum_for, refine
 from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan
 
@@ -36,7 +37,7 @@ def by_loop(raw, parts, epochs):
     for number, part in enumerate(parts):
         for j in part.tolist():
             lit[number][where[j]] += (np.abs(lights[j]) ** 2).sum(axis=0)
-    most = lit.max(axis=0)
+    most, slow = lit.max(axis=0), SlowPhase.of(torch.from_numpy(modes))
     image, velocity = np.ones(scan.canvas.shape, complex), np.zeros(scan.canvas.shape, complex)
     made, errors, random = 0, [], torch.Generator().manual_seed(0)
     for epoch in range(epochs):
@@ -49,7 +50,8 @@ def by_loop(raw, parts, epochs):
             direction = np.zeros_like(image)
             for j, change in asked.items():
                 direction[where[j]] += (np.conj(lights[j]) * change).sum(axis=0)
-            direction /= most + 0.1 * most.max()
+            turned = 1j * image * carried_further(image, direction, most, slow)
+            direction = direction / (most + 0.1 * most.max()) + turned
             moved = {j: lights[j] * direction[where[j]] for j in asked}
             fit = sum((np.conj(moved[j]) * asked[j]).sum().real for j in asked)
             length = fit / sum((np.abs(moved[j]) ** 2).sum() for j in asked)
