@@ -19,7 +19,7 @@ from ptycho import progress
 from ptycho_torch.data.parts import spread_parts
 from ptycho_torch.frame_stream import FrameStream
 from ptycho_torch.physics.patches import ROWS
-from ptycho_torch.physics.slow_phase import SlowPhase, carry, slow_phase
+from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
 from ptycho_torch.solvers.projection import momentum
 from ptycho_torch.solvers.refinement import turns_of
 
@@ -73,10 +73,10 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
         for number in range(passes):
             before = frames.copy_of(current) if settled > 0 else current
             turn, most = (pieces, most_of_pieces) if number < FINE_PASSES else (parts, most_of_parts)
-            floor = frames.floor / len(turn)
+            floor, through = frames.floor / len(turn), light_through(ahead, most, slow)
             for first, *others in (turn[at] for at in turns_of(len(turn), random)):
                 moved = first.departures(ahead, others)
-                phase = slow_phase(ahead, moved, most, slow)
+                phase = slow_phase(ahead, moved, through, slow)
                 for new, old, lit in zip(moved.split(ROWS), ahead.split(ROWS), most.split(ROWS), strict=True):
                     new.add_((1 - old) * floor).mul_(STEP).div_(lit + floor).add_(old)
                 carry(moved, ahead, phase, slow, STEP)
@@ -119,8 +119,9 @@ def _most_lit(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
 
 def _left(moves: Sequence[float]) -> float:
     """How far an object is still to move, if each pass to come moves it by the same share of what the one before does
-    as the last one did of the last but one: the sum of a geometric series."""
-    if len(moves) < 2:
+    as the last one did of the last but one: the sum of a geometric series. The first pass makes the object, and is no
+    part of that."""
+    if len(moves) < 3:
         return float("inf")
     share = min(SLOWEST, moves[-1] / max(moves[-2], 1e-30))
     return moves[-1] * share / (1 - share)

@@ -1,7 +1,7 @@
 """One frame at a time in NumPy and double precision: what solvers are held against."""
 
 import numpy as np
-from scipy.ndimage import correlate1d, map_coordinates
+from scipy.ndimage import map_coordinates, uniform_filter
 
 from ptycho.raw_data import RawData
 from ptycho_torch.physics.slow_phase import SlowPhase
@@ -27,22 +27,19 @@ def asked_for(waves, counts, good, w):
     return np.fft.ifft2(spectrum * np.where(good, gain - 1, 0), norm="ortho")
 
 
-def carried_further(canvas, asked, light, slow: SlowPhase):
-    """(H, W) by how much a step is to turn the phase of an object more than it does, where that is slow."""
-    side = max(1, int(slow.width_px // 2))
+def carried_further(canvas, asked, light, slow: SlowPhase, before=None):
+    """(H, W) by how much a step is to turn the phase of an object more than it does, where that is slow; the light that
+    comes through is that of the object ``before``."""
+    before = canvas if before is None else before
+    side = max(1, round(slow.width_px / np.sqrt(2)))
     rows, columns = (-(-length // side) for length in canvas.shape)
     turning, through = np.zeros((2, rows, columns))
     for row, column in np.ndindex(canvas.shape):
         old, new = canvas[row, column], asked[row, column]
         turning[row // side, column // side] += old.real * new.imag - old.imag * new.real
-        through[row // side, column // side] += abs(old) ** 2 * light[row, column]
-    sigma = slow.width_px / side
-    reach = int(np.ceil(3 * sigma))
-    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    for axis in (0, 1):
-        turning, through = (
-            correlate1d(values, kernel / kernel.sum(), axis, mode="constant") for values in (turning, through)
-        )
+        through[row // side, column // side] += abs(before[row, column]) ** 2 * light[row, column]
+    for _ in range(3):
+        turning, through = (uniform_filter(values, 3, mode="constant") for values in (turning, through))
     phase = slow.gain * turning / (through + 0.1 * through.max())
     middles = [(np.arange(length) + 0.5) / side - 0.5 for length in canvas.shape]
     return map_coordinates(phase, np.meshgrid(*middles, indexing="ij"), order=1, mode="nearest")

@@ -8,6 +8,7 @@ Here a step is carried further where it turns the phase slowly: a preconditioner
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ MOST_GAIN = 8.0
 GAIN_SEEN = 0.5
 """A gain times the share of a slow phase that is seen: a whole one would leave no room for steps that go too far."""
 WIDTH = 1.3
-"""Standard deviation of the average, in widths of the beam: with one width, frames that hardly overlap break up."""
+"""Of the average, in widths of the beam: with one width, frames that hardly overlap break up."""
+_ROUNDS = 3
+"""Averages over 3 x 3 squares, one after the other: nearly a Gaussian."""
 _DIM = 0.1
 """Of the greatest light: a pixel that has less is carried less far."""
 _PIXELS = 2**18
@@ -30,7 +33,7 @@ class SlowPhase(NamedTuple):
     """What is slow for a beam, and how much further it is carried than it is asked for.
 
     Attributes:
-        width_px: standard deviation of the Gaussian over which a phase is averaged.
+        width_px: standard deviation of the weights with which a phase is averaged, nearly a Gaussian.
         gain: see above.
     """
 
@@ -45,8 +48,8 @@ class SlowPhase(NamedTuple):
 
     @property
     def side(self) -> int:
-        """Pixels of the squares over which a phase is slow enough to be one number."""
-        return max(1, int(self.width_px // 2))
+        """Pixels of the squares over which a phase is one number; the averages over 3 x 3 of them have ``width_px``."""
+        return max(1, round(self.width_px / math.sqrt(2 / 3 * _ROUNDS)))
 
     def rows(self, width: int) -> int:
         """Rows of a canvas of this width that are worked on at a time: those of whole squares."""
@@ -88,29 +91,39 @@ def seen_share(probe: Tensor, wavelength_px: float) -> float:
     return seen / (changed + 1e-30)
 
 
-def slow_phase(canvas: Tensor, asked: Tensor, light: Tensor, slow: SlowPhase) -> Tensor:
+def light_through(canvas: Tensor, light: Tensor, slow: SlowPhase) -> Tensor:
+    """(H', W') real, the weights of :func:`slow_phase`, |O|^2 L averaged; they change little from step to step.
+
+    Args:
+        canvas: O, (H, W) complex.
+        light: L, (H, W) real, the sum over frames and modes of |P|^2.
+        slow: for the probe.
+    """
+    rows = slow.rows(canvas.shape[1])
+    parts = zip(canvas.split(rows), light.split(rows), strict=True)
+    through = _averaged(((old.real.square() + old.imag.square()) * lit for old, lit in parts), slow.side)
+    return through.add_(_DIM * through.amax() + 1e-30)
+
+
+def slow_phase(canvas: Tensor, asked: Tensor, through: Tensor, slow: SlowPhase) -> Tensor:
     """How much further the phase of an object is to turn than a step asks for, where it varies slowly.
 
-    The gain times the mean of Im(conj(O) A) / (|O|^2 L) over a Gaussian, with the weights |O|^2 L, the light that comes
-    through.
+    The gain times the mean of Im(conj(O) A) / (|O|^2 L), with the weights |O|^2 L.
 
     Args:
         canvas: O, (H, W) complex, the object before the step.
-        asked: A, (H, W) complex, the step times ``light``: the sum over frames and modes of conj(P) times the change
-            of the waves.
-        light: L, (H, W) real, the sum over frames and modes of |P|^2.
+        asked: A, (H, W) complex, the step times L: the sum over frames and modes of conj(P) times the change of the
+            waves.
+        through: see :func:`light_through`.
         slow: for the probe.
 
     Returns:
         (H', W') real, radians, for squares of ``slow.side`` pixels; for :func:`carry`.
     """
-    side, rows = slow.side, slow.rows(canvas.shape[1])
-    sums = [
-        _binned(torch.stack(((old.conj() * new).imag, old.abs().square() * lit)), side)
-        for old, new, lit in zip(canvas.split(rows), asked.split(rows), light.split(rows), strict=True)
-    ]
-    turning, through = _blurred(torch.cat(sums, dim=-2), slow.width_px / side)
-    return turning.mul_(slow.gain).div_(through + _DIM * through.amax() + 1e-30)
+    rows = slow.rows(canvas.shape[1])
+    parts = zip(canvas.split(rows), asked.split(rows), strict=True)
+    turning = _averaged(((old.conj() * new).imag for old, new in parts), slow.side)
+    return turning.mul_(slow.gain).div_(through)
 
 
 def carry(step: Tensor, canvas: Tensor, phase: Tensor, slow: SlowPhase, share: float = 1.0) -> None:
@@ -132,18 +145,14 @@ def carry(step: Tensor, canvas: Tensor, phase: Tensor, slow: SlowPhase, share: f
         step[top : top + rows].add_(old * fine[skipped : skipped + len(old), : old.shape[1]], alpha=1j * share)
 
 
-def _binned(values: Tensor, side: int) -> Tensor:
-    """(C, H, W) to the means over squares, as if zeros lay around."""
-    height, width = values.shape[-2:]
-    padded = functional.pad(values[None], (0, -width % side, 0, -height % side))
-    return functional.avg_pool2d(padded, side)[0]
-
-
-def _blurred(values: Tensor, width: float) -> Tensor:
-    """(C, H, W) convolved with a Gaussian of this standard deviation, up to three of them away; zeros around."""
-    reach = math.ceil(3 * width)
-    at = torch.arange(-reach, reach + 1, dtype=values.dtype, device=values.device)
-    kernel = torch.exp(-0.5 * (at / width).square())
-    kernel = kernel / kernel.sum()
-    down = functional.conv2d(values[:, None], kernel[None, None, :, None], padding=(reach, 0))
-    return functional.conv2d(down, kernel[None, None, None, :], padding=(0, reach))[:, 0]
+def _averaged(rows: Iterable[Tensor], side: int) -> Tensor:
+    """The mean over squares of a real map, of which some rows come at a time, and over squares nearby; zeros around."""
+    squares = []
+    for values in rows:
+        height, width = values.shape
+        padded = functional.pad(values[None, None], (0, -width % side, 0, -height % side))
+        squares.append(functional.avg_pool2d(padded, side))
+    averaged = torch.cat(squares, dim=-2)
+    for _ in range(_ROUNDS):
+        averaged = functional.avg_pool2d(averaged, 3, stride=1, padding=1)
+    return averaged[0, 0]

@@ -23,7 +23,7 @@ from ptycho_torch.physics.batches import fastest_batch
 from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_probe, unshift_probe_sum
 from ptycho_torch.physics.modes import multiplied, sum_modes
 from ptycho_torch.physics.patches import add_patches, extract
-from ptycho_torch.physics.slow_phase import SlowPhase, carry, slow_phase
+from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
 from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
 from ptycho_torch.solvers.positions import Positions, position_steps
 from ptycho_torch.solvers.projection import momentum
@@ -241,7 +241,8 @@ class _Solver:
         pieces = [self._look_at(at, asked, with_probe, with_positions) for at in part.split(self._at_once)]
         torch.maximum(self._next_most_lit, asked.light, out=self._next_most_lit)
         object_step = asked.of_object / (self._most_lit + floor * self._most_lit.amax())
-        phase = slow_phase(self.canvas, asked.of_object, self._most_lit, self._slow)
+        through = light_through(self.canvas, self._most_lit, self._slow)
+        phase = slow_phase(self.canvas, asked.of_object, through, self._slow)
         carry(object_step, self.canvas, phase, self._slow)
         probe_step, probe_fit = None, None
         if with_probe:

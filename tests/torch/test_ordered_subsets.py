@@ -51,13 +51,14 @@ def by_loop(raw, passes, parts):
         groups = pieces if number < FINE_PASSES else whole
         most, floor = most_lit(scan, lights, groups), min(0.02 * np.sqrt(peak), 1e-2 * peak) / len(groups)
         order = torch.randperm(len(groups), generator=random).tolist() if len(groups) > 4 else range(len(groups))
+        begun = ahead
         for members in (groups[at] for at in order):
             total = np.zeros_like(ahead)
             for j in members:
                 waves = lights[j] * ahead[where[j]]
                 change = asked_for(waves, counts[j], good, w)
                 total[where[j]] += (np.conj(lights[j]) * change).sum(axis=0)
-            turned = 1j * ahead * carried_further(ahead, total, most, slow)
+            turned = 1j * ahead * carried_further(ahead, total, most, slow, begun)
             moved = ahead + STEP * ((total + floor * (1 - ahead)) / (most + floor) + turned)
             ahead = moved + min(MOST_MOMENTUM, made / (made + 3)) * (moved - current)
             current, made = moved, made + 1
