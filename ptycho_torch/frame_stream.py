@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -122,20 +122,24 @@ class FrameStream:
                 step(len(at))
         return self._share.total(light)
 
-    def _projected(self, canvas: Tensor, at: Tensor, departure: bool = False) -> Tensor:
-        """What the frames of one of :meth:`batches` add to the merge; see :func:`projected`."""
+    def _departures(self, canvas: Tensor, at: Tensor) -> Tensor:
+        """What the frames of one of :meth:`batches` add to :meth:`departures`; see :func:`projected`."""
         patches = extract(canvas, self._starts(at), self.probe.shape[-1])
-        return projected(
-            patches, self._run_amplitudes(at), self._run_probes(at), self._good, self._staying, departure
-        )  # fmt: skip
+        amplitudes, probes = self._run_amplitudes(at), self._run_probes(at)
+        return projected(patches, amplitudes, probes, self._good, self._staying, departure=True)
 
-    def departures(self, canvas: Tensor, others: Sequence[FrameStream] = ()) -> Tensor:
+    def departures(
+        self, canvas: Tensor, others: Sequence[FrameStream] = (), done: Callable[[int], None] | None = None
+    ) -> Tensor:
         """By how much the counts ask for another object than (H, W) ``canvas``, times the illumination; one pass.
 
-        ``others`` are summed with these frames: more of the same scan, on the same canvas.
+        ``others`` are summed with these frames: more of the same scan, on the same canvas. ``done`` is called with the
+        number of frames of each batch.
         """
         total = self.empty_canvas()
         for frames in (self, *others):
             for at in frames.batches():
-                add_patches(total, frames._projected(canvas, at, departure=True), frames._starts(at))
+                add_patches(total, frames._departures(canvas, at), frames._starts(at))
+                if done is not None:
+                    done(len(at))
         return self._share.total(total).div_(self._peak)

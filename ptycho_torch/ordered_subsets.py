@@ -18,7 +18,7 @@ from torch import Tensor
 from ptycho import progress
 from ptycho_torch.data.parts import spread_parts
 from ptycho_torch.frame_stream import FrameStream
-from ptycho_torch.physics.patches import ROWS
+from ptycho_torch.physics.patches import ROWS, moved_in_place
 from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
 from ptycho_torch.solvers.projection import momentum
 from ptycho_torch.solvers.refinement import turns_of
@@ -75,10 +75,9 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
             turn, most = (pieces, most_of_pieces) if number < FINE_PASSES else (parts, most_of_parts)
             floor, through = frames.floor / len(turn), light_through(ahead, most, slow)
             for first, *others in (turn[at] for at in turns_of(len(turn), random)):
-                moved = first.departures(ahead, others)
-                phase = slow_phase(ahead, moved, through, slow)
-                for new, old, lit in zip(moved.split(ROWS), ahead.split(ROWS), most.split(ROWS), strict=True):
-                    new.add_((1 - old) * floor).mul_(STEP).div_(lit + floor).add_(old)
+                asked = first.departures(ahead, others)
+                phase = slow_phase(ahead, asked, through, slow)
+                moved = moved_in_place(asked, ahead, most, floor, STEP)
                 carry(moved, ahead, phase, slow, STEP)
                 weight = min(MOST_MOMENTUM, momentum(made))
                 ahead, current = current.mul_(-weight).add_(moved, alpha=1 + weight), moved

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from ptycho_torch.misfit import Misfit, deviance_per_pixel, expected_deviance_pe
 from ptycho_torch.ordered_subsets import project_by_parts
 from ptycho_torch.physics.detector import centred_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights
-from ptycho_torch.physics.patches import add_patches, merge_in_place
+from ptycho_torch.physics.patches import add_patches, merge_in_place, moved_in_place
+from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
 from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches
 from ptycho_torch.solvers.projection import momentum, vacuum
@@ -79,7 +81,7 @@ class StreamedFrames(FrameStream):
             if isinstance(steps, ByParts):
                 canvas = project_by_parts(self, steps.passes, steps.settled)
             else:
-                canvas = self.project(self.vacuum(), steps)
+                canvas = self._project(self.vacuum(), steps, 0, SlowPhase.of(self.probe))
             begun = _Begun(canvas, steps, time.perf_counter() - start)
         else:
             canvas = begun.canvas
@@ -91,23 +93,29 @@ class StreamedFrames(FrameStream):
 
     def project(self, canvas: Tensor, steps: int, made: int = 0) -> Tensor:
         """See :func:`ptycho_torch.solvers.projection.project`; one pass over the frames per step."""
+        return self._project(canvas, steps, made)
+
+    def _project(self, canvas: Tensor, steps: int, made: int, slow: SlowPhase | None = None) -> Tensor:
+        """The same, with slow phases carried further if need be."""
         ahead = current = canvas[0]
         with progress.task("Projecting onto the counts", steps * len(self.members), "frame") as done:
             for step in range(steps):
                 if step == steps - 1:
                     current = ahead  # nothing is extrapolated any more: one canvas less
-                total = self.empty_canvas()
-                for at in self.batches():
-                    add_patches(total, self._projected(ahead, at), self._starts(at))
-                    done(len(at), f"step {step + 1} of {steps}")
+                asked = self.departures(ahead, done=partial(done, text=f"step {step + 1} of {steps}"))
+                phase = None
+                if slow is not None:
+                    phase = slow_phase(ahead, asked, light_through(ahead, self._weight, slow), slow)
                 # in place: canvases are what memory grows with
-                merge_in_place(self._share.total(total), self._weight, self.floor, unit=self._peak)
-                ahead, beyond = total, momentum(made + step)
+                moved = moved_in_place(asked, ahead, self._weight, self.floor)
+                if slow is not None and phase is not None:
+                    carry(moved, ahead, phase, slow)
+                ahead, beyond = moved, momentum(made + step)
                 if beyond > 0 and step < steps - 1:
                     # the canvas that was given stays as it is
                     own = self._canvases.copy(current) if step == 0 else current
-                    ahead = own.mul_(-beyond).add_(total, alpha=1 + beyond)
-                current = total
+                    ahead = own.mul_(-beyond).add_(moved, alpha=1 + beyond)
+                current = moved
         return current[None]
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:

@@ -96,14 +96,31 @@ ROWS = 64
 """Of a canvas, worked on at a time where a whole one in between would cost memory."""
 
 
-def merge_in_place(weighted: Tensor, weight: Tensor, floor: Tensor, unit: Tensor | float = 1.0) -> Tensor:
-    """``weighted`` (H, W) becomes (weighted / unit + floor) / (weight + floor), and is returned; without gradient.
+def merge_in_place(weighted: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
+    """``weighted`` (H, W) becomes (weighted + floor) / (weight + floor), and is returned; without gradient.
 
     A few rows at a time: a canvas divided by a real one would have two more canvases made for the time it takes.
     """
     for rows, lit in zip(weighted.split(ROWS), weight.split(ROWS), strict=True):
-        rows.div_(unit).add_(floor).div_(lit + floor)
+        rows.add_(floor).div_(lit + floor)
     return weighted
+
+
+def moved_in_place(asked: Tensor, canvas: Tensor, weight: Tensor, floor: Tensor, share: float = 1.0) -> Tensor:
+    """``asked`` (H, W) becomes canvas + share (asked + floor (1 - canvas)) / (weight + floor), and is returned.
+
+    With a share of 1 that is the merge of what frames ask for and of vacuum; without gradient, a few rows at a time.
+
+    Args:
+        asked: by how much the frames ask for another object, times the weight; changed.
+        canvas: (H, W) complex, the object before.
+        weight: (H, W) real.
+        floor: scalar, how much vacuum weighs.
+        share: of the way, that is gone.
+    """
+    for rows, old, lit in zip(asked.split(ROWS), canvas.split(ROWS), weight.split(ROWS), strict=True):
+        rows.add_((1 - old) * floor).mul_(share).div_(lit + floor).add_(old)
+    return asked
 
 
 def merge(

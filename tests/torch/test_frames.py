@@ -15,7 +15,7 @@ from ptycho_torch.generators.unet import UNet
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.physics.batches import fastest_batch, frames_that_fit
 from ptycho_torch.physics.detector import centred_order
-from ptycho_torch.physics.patches import merge_from_sums, merge_in_place
+from ptycho_torch.physics.patches import merge_from_sums, merge_in_place, moved_in_place
 from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.solvers.frames import BlockFrames, relative_to_block
 from ptycho_torch.workflows.reconstruct import reconstruct
@@ -127,12 +127,26 @@ def test_the_first_map_becomes_the_result_where_that_is_allowed(scan, probe, hal
     assert one_value.untyped_storage().nbytes() == 4 and float(one_value[0, 0, 0]) == 1
 
 
+def a_canvas(rng):
+    return torch.from_numpy(rng.normal(size=(150, 70)) + 1j * rng.normal(size=(150, 70))).to(torch.complex64)
+
+
 def test_merging_in_place_is_merging(rng):
-    weighted = torch.from_numpy(rng.normal(size=(150, 70)) + 1j * rng.normal(size=(150, 70))).to(torch.complex64)
+    weighted = a_canvas(rng)
     weight, floor = torch.from_numpy(rng.uniform(0, 3, (150, 70))).float(), torch.tensor(1e-3)
-    expected = merge_from_sums(weighted / 2, weight, floor)
-    assert merge_in_place(weighted, weight, floor, torch.tensor(2.0)) is weighted
+    expected = merge_from_sums(weighted, weight, floor)
+    assert merge_in_place(weighted, weight, floor) is weighted
     torch.testing.assert_close(weighted, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_moving_in_place_goes_towards_the_merge(rng):
+    canvas, asked = a_canvas(rng), a_canvas(rng)
+    weight, floor = torch.from_numpy(rng.uniform(0, 3, (150, 70))).float(), torch.tensor(1e-2)
+    merged = merge_from_sums(asked + weight * canvas, weight, floor)
+    for share in (1.0, 0.3):
+        moved = asked.clone()
+        assert moved_in_place(moved, canvas, weight, floor, share) is moved
+        torch.testing.assert_close(moved, canvas + share * (merged - canvas), rtol=1e-5, atol=1e-5)
 
 
 def test_a_withheld_frame_has_no_say(scan, probe):
