@@ -44,7 +44,7 @@ MIN_FRAMES = 2
 SMOOTHING_PX = 8.0
 """Standard deviation of the Gaussian over which the squared error of a repeat is averaged."""
 
-SCALE = {"network": 1.69, "refined": 1.71}
+SCALE = {"network": 1.62, "refined": 1.69}
 """Stage of the result -> half-width of the 90 % interval over the local rms error of the repeats."""
 
 JUDGED_BY = {"network": ("projection", "network"), "refined": ("refined",)}

@@ -10,7 +10,7 @@ from ptycho_torch.archive import load_model
 from ptycho_torch.generators.base import ByParts
 from ptycho_torch.model import PtychoPINN_Lightning
 
-SETTLED = 0.08
+SETTLED = 0.12
 """Share of the object's departure from vacuum by which passes would still move it when the refinement may go on from
 there: more passes come no nearer to the end than a refinement does (docs/findings.md, FEWER-001)."""
 

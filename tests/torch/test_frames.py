@@ -51,13 +51,13 @@ def test_a_stream_gives_what_one_block_gives(scan, probe, batch_size):
 
 def counted(monkeypatch):
     """Takes down how many projections each call makes."""
-    numbers, project = [], StreamedFrames.project
+    numbers, project = [], StreamedFrames._project
 
-    def counting(self, canvas, steps, **before):
+    def counting(self, canvas, steps, *others):
         numbers.append(steps)
-        return project(self, canvas, steps, **before)
+        return project(self, canvas, steps, *others)
 
-    monkeypatch.setattr(StreamedFrames, "project", counting)
+    monkeypatch.setattr(StreamedFrames, "_project", counting)
     return numbers
 
 
@@ -82,7 +82,7 @@ def test_the_object_without_the_network_takes_no_projections_of_its_own(scan, pr
         module.generator.correctors[0].head.weight.normal_(0, 0.1)
     outcome = reconstruct(module, scan, probe.numpy())
     assert sum(made) == 4
-    alone = stream(scan, probe, None).project(stream(scan, probe, None).vacuum(), 4)[0].numpy()
+    alone = stream(scan, probe, None).begin(4)[0].numpy()
     lit = outcome.coverage > 0
     np.testing.assert_array_equal(outcome.stages["projection"].object[lit], alone[lit])
     assert not np.allclose(outcome.stages["network"].object[lit], alone[lit])

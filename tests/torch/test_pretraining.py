@@ -23,7 +23,7 @@ from ptycho_torch.workflows.pretraining import known_object, simulated_scans
 from ptycho_torch.workflows.reconstruct import train_scan
 from ptycho_torch.workflows.training import AFTER_PRETRAINING, TrainingJob
 
-SMALL = {"unet_channels": 8, "merge_block": 12, "projection_steps": 40}
+SMALL = {"unet_channels": 8, "merge_block": 12, "projection_steps": 12}
 
 
 def execution(**fields):

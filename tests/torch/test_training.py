@@ -54,7 +54,7 @@ def weights(folder):
 def test_training_reaches_quality(tmp_path):
     raw = small_scan(150, defocus_error=0.1)
     # few projections, so that it is the network that has to find the rest
-    model_config = ModelConfig(unet_channels=8, merge_block=16, projection_steps=5, later_projection_steps=3)
+    model_config = ModelConfig(unet_channels=8, merge_block=16, projection_steps=2, later_projection_steps=1)
     config = TrainingConfig(model=model_config, nepochs=12, batch_size=16)
     outcome = train_scan(raw, config, execution(learning_rate=2e-3), output_dir=tmp_path)
     network, projection = (against_truth(outcome.stages[n].object, raw) for n in ("network", "projection"))
