@@ -5,8 +5,9 @@ likelier is turned into preconditioned directions for object and probe, and one 
 along both (M. Odstrcil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26, 3108 (2018)); momentum carries the directions
 from batch to batch. The batches stay the same, as ordered subsets (H. M. Hudson and R. S. Larkin, IEEE Trans. Med.
 Imaging 13, 601 (1994)), and share one preconditioner, the most that any of them lights: a pixel that a batch hardly
-sees is hardly moved by it, and what the batches disagree about stays small. Positions, where they are unknown too, take
-a step of their own after that (:mod:`ptycho_torch.solvers.positions`).
+sees is hardly moved by it, and what the batches disagree about stays small. Phases that vary slowly over the beam, of
+which frames see little, are carried further (:mod:`ptycho_torch.physics.slow_phase`). Positions, where they are unknown
+too, take a step of their own after that (:mod:`ptycho_torch.solvers.positions`).
 """
 
 from __future__ import annotations
