@@ -15,8 +15,8 @@ from ptycho_torch.calibration import scaled_guess
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.generators.base import ByParts
 from ptycho_torch.ordered_subsets import FINE_PASSES, MOST_MOMENTUM, PARTS, STEP, project_by_parts
-from ptycho_torch.physics.backprojection import POISSON_WEIGHT
 from ptycho_torch.physics import slow_phase
+from ptycho_torch.physics.backprojection import POISSON_WEIGHT
 from ptycho_torch.physics.slow_phase import SlowPhase
 from ptycho_torch.reassembly import StreamedFrames
 
