@@ -32,10 +32,10 @@ from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan
 
 HERE = Path(__file__).parent
-EPOCHS = (1, 2, 3, 4, 5, 6, 8, 12, 20, 50)
+EPOCHS = (1, 2, 3, 4, 5, 6, 8, 12, 50)
 CONVERGED_EPOCHS = 100
 SHARE = 0.99
-PROJECTIONS = (None, 24, 12, 6)  # before the network; None: until the object has settled
+PROJECTIONS = (None, 6)  # before the network; None: until the object has settled
 SHORT_S, REPEATS = 1.0, 5  # what takes less is measured so often, and has the median time
 EXECUTION = PyTorchExecutionConfig(accelerator="cpu")
 OBJECTS = {"dead leaves": "dead_leaves", "lines": "lines", "Siemens star": "siemens_star"}

@@ -1,4 +1,4 @@
-"""First projections by parts of the frames in turn: a coarse object, four times as soon.
+"""First projections by parts of the frames in turn: a coarse object, twice as soon and more.
 
 Ordered subsets (H. M. Hudson and R. S. Larkin, IEEE Trans. Med. Imaging 13, 601 (1994)) with momentum (D. Kim,
 S. Ramani and J. A. Fessler, IEEE Trans. Med. Imaging 34, 167 (2015)): each part of the frames, spread evenly over the
@@ -78,7 +78,7 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
                 asked = first.departures(ahead, others)
                 phase = slow_phase(ahead, asked, through, slow)
                 moved = moved_in_place(asked, ahead, most, floor, STEP)
-                carry(moved, ahead, phase, slow, STEP)
+                carry(moved, ahead, phase, most, slow, STEP)
                 weight = min(MOST_MOMENTUM, momentum(made))
                 ahead, current = current.mul_(-weight).add_(moved, alpha=1 + weight), moved
                 made += 1

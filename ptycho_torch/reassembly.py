@@ -46,7 +46,8 @@ class StreamedFrames(FrameStream):
     """All frames of a scan on one canvas, as a generator sees them in inference.
 
     The operations are those of :class:`ptycho_torch.solvers.frames.BlockFrames` with a leading axis of one,
-    and sum over batches of frames; the batch size changes memory and speed, not the result.
+    and sum over batches of frames; the batch size changes memory and speed, not the result. :meth:`begin` carries slow
+    phases further (:mod:`ptycho_torch.physics.slow_phase`), for which a block alone is too small.
 
     Args:
         scan, probe, good_pixels, batch_size, share, members, canvases: see :class:`FrameStream`.
@@ -81,7 +82,8 @@ class StreamedFrames(FrameStream):
             if isinstance(steps, ByParts):
                 canvas = project_by_parts(self, steps.passes, steps.settled)
             else:
-                canvas = self._project(self.vacuum(), steps, 0, SlowPhase.of(self.probe))
+                # a single step is the back-projection, and nothing else
+                canvas = self._project(self.vacuum(), steps, 0, SlowPhase.of(self.probe) if steps > 1 else None)
             begun = _Begun(canvas, steps, time.perf_counter() - start)
         else:
             canvas = begun.canvas
@@ -109,7 +111,7 @@ class StreamedFrames(FrameStream):
                 # in place: canvases are what memory grows with
                 moved = moved_in_place(asked, ahead, self._weight, self.floor)
                 if slow is not None and phase is not None:
-                    carry(moved, ahead, phase, slow)
+                    carry(moved, ahead, phase, self._weight, slow)
                 ahead, beyond = moved, momentum(made + step)
                 if beyond > 0 and step < steps - 1:
                     # the canvas that was given stays as it is

@@ -42,7 +42,8 @@ def carried_further(canvas, asked, light, slow: SlowPhase, before=None):
         turning, through = (uniform_filter(values, 3, mode="constant") for values in (turning, through))
     phase = slow.gain * turning / (through + 0.1 * through.max())
     middles = [(np.arange(length) + 0.5) / side - 0.5 for length in canvas.shape]
-    return map_coordinates(phase, np.meshgrid(*middles, indexing="ij"), order=1, mode="nearest")
+    fine = map_coordinates(phase, np.meshgrid(*middles, indexing="ij"), order=1, mode="nearest")
+    return fine * light / (light + 0.01 * light.max())
 
 
 def scan_of_a_narrow_beam(rng):

@@ -36,8 +36,8 @@ __all__ = ["infer", "start_inference"]
 @afterwards_options
 @click.option(
     "--projections", type=COUNT, metavar="N",
-    help="Passes over the frames before the network, by a quarter of them at a time: 24 give nearly the same object in "
-    "half of the time. [default: the training's projections, by all frames at once; with --refine such passes until "
+    help="Passes over the frames before the network, by a quarter of them at a time: 12 give nearly the same object in "
+    "a third of the time. [default: the training's projections, by all frames at once; with --refine such passes until "
     "the object has settled]",
 )
 @click.option(

@@ -40,4 +40,4 @@ class Patchwise(Generator):
 
     def without_network(self, frames: FramesOnCanvas) -> Tensor:
         """As many projections as the other architecture takes, and no network."""
-        return frames.project(frames.vacuum(), self.baseline_steps)
+        return frames.begin(self.baseline_steps)

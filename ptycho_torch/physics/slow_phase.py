@@ -24,7 +24,9 @@ WIDTH = 1.3
 _ROUNDS = 3
 """Averages over 3 x 3 squares, one after the other: nearly a Gaussian."""
 _DIM = 0.1
-"""Of the greatest light: a pixel that has less is carried less far."""
+"""Of the greatest light that comes through: what is averaged where there is less counts less."""
+_UNLIT = 0.01
+"""Of the greatest light: a pixel that has less is carried less far, and one without light not at all."""
 _PIXELS = 2**18
 """Of a canvas, worked on at a time: whole ones in between would cost memory."""
 
@@ -92,7 +94,9 @@ def seen_share(probe: Tensor, wavelength_px: float) -> float:
 
 
 def light_through(canvas: Tensor, light: Tensor, slow: SlowPhase) -> Tensor:
-    """(H', W') real, the weights of :func:`slow_phase`, |O|^2 L averaged; they change little from step to step.
+    """(H', W') real, what :func:`slow_phase` divides by: |O|^2 L averaged, and a tenth of the most of it.
+
+    It changes little from step to step.
 
     Args:
         canvas: O, (H, W) complex.
@@ -108,7 +112,7 @@ def light_through(canvas: Tensor, light: Tensor, slow: SlowPhase) -> Tensor:
 def slow_phase(canvas: Tensor, asked: Tensor, through: Tensor, slow: SlowPhase) -> Tensor:
     """How much further the phase of an object is to turn than a step asks for, where it varies slowly.
 
-    The gain times the mean of Im(conj(O) A) / (|O|^2 L), with the weights |O|^2 L.
+    The gain times the mean of Im(conj(O) A) / (|O|^2 L), with the weights |O|^2 L; less where those are small.
 
     Args:
         canvas: O, (H, W) complex, the object before the step.
@@ -126,23 +130,25 @@ def slow_phase(canvas: Tensor, asked: Tensor, through: Tensor, slow: SlowPhase) 
     return turning.mul_(slow.gain).div_(through)
 
 
-def carry(step: Tensor, canvas: Tensor, phase: Tensor, slow: SlowPhase, share: float = 1.0) -> None:
-    """Add i O phi to the step of an object; in place.
+def carry(step: Tensor, canvas: Tensor, phase: Tensor, light: Tensor, slow: SlowPhase, share: float = 1.0) -> None:
+    """Add i O phi to the step of an object, where there is light; in place.
 
     Args:
         step: (H, W) complex, what moves the object, or the moved object.
         canvas: O, (H, W) complex, the object before the step.
         phase: phi, of :func:`slow_phase`; linear between the middles of its squares.
+        light: L, (H, W) real, of :func:`light_through`; phi fades where it is below a hundredth of the most.
         slow: for the probe.
         share: of phi, that is added.
     """
-    side, rows = slow.side, slow.rows(canvas.shape[1])
+    side, rows, dim = slow.side, slow.rows(canvas.shape[1]), _UNLIT * light.amax() + 1e-30
     for top in range(0, len(canvas), rows):
         # a square more on both sides, to be linear across
         first, last = max(0, top // side - 1), (top + rows) // side + 1
         fine = functional.interpolate(phase[None, None, first:last], scale_factor=side, mode="bilinear")[0, 0]
-        old, skipped = canvas[top : top + rows], top - first * side
-        step[top : top + rows].add_(old * fine[skipped : skipped + len(old), : old.shape[1]], alpha=1j * share)
+        old, lit, skipped = canvas[top : top + rows], light[top : top + rows], top - first * side
+        phi = fine[skipped : skipped + len(old), : old.shape[1]] * (lit / (lit + dim))
+        step[top : top + rows].add_(old * torch.complex(torch.zeros_like(phi), phi), alpha=share)
 
 
 def _averaged(rows: Iterable[Tensor], side: int) -> Tensor:

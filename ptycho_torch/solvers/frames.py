@@ -116,7 +116,8 @@ class BlockFrames:
         return vacuum((self.starts.shape[0],), self.shape, self.probes)
 
     def begin(self, steps: int | tuple[int, float]) -> Tensor:
-        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; a block has too few frames for parts."""
+        """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; a block has too few frames for parts, and where it
+        is all that is known, these are plain projections."""
         if not isinstance(steps, int):
             raise ValueError("found a block of frames, which cannot begin by parts; expected a whole scan")
         return self.project(self.vacuum(), steps) if self._begun is None else self._begun[0]

@@ -244,7 +244,7 @@ class _Solver:
         object_step = asked.of_object / (self._most_lit + floor * self._most_lit.amax())
         through = light_through(self.canvas, self._most_lit, self._slow)
         phase = slow_phase(self.canvas, asked.of_object, through, self._slow)
-        carry(object_step, self.canvas, phase, self._slow)
+        carry(object_step, self.canvas, phase, self._most_lit, self._slow)
         probe_step, probe_fit = None, None
         if with_probe:
             probe_step = asked.of_probe / (asked.seen + floor * asked.seen.amax())

@@ -77,7 +77,7 @@ def test_the_gain_follows_what_is_seen():
         slow = SlowPhase.of(probe)
         share = seen_share(probe, 2 * np.pi * slow.width_px)
         assert slow.gain == pytest.approx(min(MOST_GAIN, GAIN_SEEN / share), rel=1e-6)
-    assert SlowPhase.of(clear).gain < 3
+    assert SlowPhase.of(clear).gain < 3 < SlowPhase.of(hidden).gain
     assert SlowPhase.of(3j * clear) == pytest.approx(SlowPhase.of(clear))
     assert SlowPhase.of(torch.zeros_like(clear)).gain == MOST_GAIN
 
@@ -94,7 +94,7 @@ def test_carrying_is_the_sum_over_pixels(monkeypatch, rng, width_px, pixels):
     expected = step + 0.7j * canvas * carried_further(canvas, asked, light, slow)
     old, moved = torch.from_numpy(canvas), torch.from_numpy(step.copy())
     through = light_through(old, torch.from_numpy(light), slow)
-    carry(moved, old, slow_phase(old, torch.from_numpy(asked), through, slow), slow, 0.7)
+    carry(moved, old, slow_phase(old, torch.from_numpy(asked), through, slow), torch.from_numpy(light), slow, 0.7)
     np.testing.assert_allclose(moved.numpy(), expected, atol=1e-9)
 
 
@@ -104,14 +104,22 @@ def test_a_turn_of_the_whole_object_is_carried_by_the_gain():
     canvas = torch.polar(torch.full(shape, 0.8), torch.full(shape, 0.4)).to(torch.complex64)
     light = torch.full(shape, 3.0)
     step = 0.01j * canvas
-    carry(step, canvas, slow_phase(canvas, light * step, light_through(canvas, light, slow), slow), slow)
+    carry(step, canvas, slow_phase(canvas, light * step, light_through(canvas, light, slow), slow), light, slow)
     middle = (step / (1j * canvas))[40:50, 40:50]
-    torch.testing.assert_close(middle.real, torch.full((10, 10), 0.01 * (1 + 5 / 1.1)), rtol=1e-3, atol=0)
+    torch.testing.assert_close(middle.real, torch.full((10, 10), 0.01 * (1 + 5 / 1.1 / 1.01)), rtol=1e-3, atol=0)
     assert middle.imag.abs().max() < 1e-6
 
 
 def test_what_has_no_light_is_not_carried():
+    """Half of the canvas is dark, the other half asks for a turn; of a canvas that is all dark nothing is asked."""
     slow, shape = SlowPhase(4.0, 8.0), (40, 40)
-    canvas, dark = torch.ones(shape, dtype=torch.complex64), torch.zeros(shape)
+    canvas, light = torch.ones(shape, dtype=torch.complex64), torch.ones(shape)
+    light[:, 20:] = 0
+    asked = 0.01j * light * canvas
+    step = torch.zeros_like(canvas)
+    carry(step, canvas, slow_phase(canvas, asked, light_through(canvas, light, slow), slow), light, slow)
+    assert not step[:, 20:].any() and (step[:, :20].imag > 0.01).all()
+    dark = torch.zeros(shape)
     found = slow_phase(canvas, torch.zeros_like(canvas), light_through(canvas, dark, slow), slow)
-    assert torch.equal(found, torch.zeros_like(found))
+    carry(step.zero_(), canvas, found, dark, slow)
+    assert torch.equal(step, torch.zeros_like(canvas))
