@@ -50,6 +50,16 @@ def test_the_demo_finds_the_truth(demo):
     assert all(found[stage]["phase_error"] < 0.0205 for stage in ("projection", "network", "refined"))
 
 
+def test_a_refinement_improves_on_the_object_that_it_begins_with(demo, tmp_path):
+    """As `infer --refine` does, which takes a coarse object soon and leaves the rest to the refinement."""
+    run("infer", demo[0], demo[0] / "scan.npz", "--refine", "--output-dir", tmp_path / "again", cwd=tmp_path)
+    found = figures(tmp_path / "again")
+    assert found["refined"]["phase_error"] < 0.8 * found["network"]["phase_error"]
+    assert found["refined"]["phase_correlation"] > found["network"]["phase_correlation"]
+    assert found["refined"]["ssim"] > found["network"]["ssim"]
+    assert found["refined"]["deviance"] < found["network"]["deviance"]
+
+
 def test_the_demo_leaves_nothing_beside_its_folder(demo):
     assert [p.name for p in demo[0].parent.iterdir()] == [demo[0].name]
 
