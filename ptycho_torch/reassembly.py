@@ -104,21 +104,25 @@ class StreamedFrames(FrameStream):
             for step in range(steps):
                 if step == steps - 1:
                     current = ahead  # nothing is extrapolated any more: one canvas less
-                asked = self.departures(ahead, done=partial(done, text=f"step {step + 1} of {steps}"))
-                phase = None
-                if slow is not None:
-                    phase = slow_phase(ahead, asked, light_through(ahead, self._weight, slow), slow)
-                # in place: canvases are what memory grows with
-                moved = moved_in_place(asked, ahead, self._weight, self.floor)
-                if slow is not None and phase is not None:
-                    carry(moved, ahead, phase, self._weight, slow)
+                moved = self._moved(ahead, slow, partial(done, text=f"step {step + 1} of {steps}"))
                 ahead, beyond = moved, momentum(made + step)
                 if beyond > 0 and step < steps - 1:
                     # the canvas that was given stays as it is
                     own = self._canvases.copy(current) if step == 0 else current
                     ahead = own.mul_(-beyond).add_(moved, alpha=1 + beyond)
                 current = moved
+                del moved  # a name for a canvas that would outlive its use
         return current[None]
+
+    def _moved(self, canvas: Tensor, slow: SlowPhase | None, done: Callable[[int], None]) -> Tensor:
+        """(H, W): where one projection moves (H, W) ``canvas``; in place, for canvases are what memory grows with."""
+        asked = self.departures(canvas, done=done)
+        if slow is None:
+            return moved_in_place(asked, canvas, self._weight, self.floor)
+        phase = slow_phase(canvas, asked, light_through(canvas, self._weight, slow), slow)
+        moved = moved_in_place(asked, canvas, self._weight, self.floor)
+        carry(moved, canvas, phase, self._weight, slow)
+        return moved
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; every frame is in one group of neighbours."""

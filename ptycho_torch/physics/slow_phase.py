@@ -8,7 +8,7 @@ Here a step is carried further where it turns the phase slowly: a preconditioner
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ _DIM = 0.1
 """Of the greatest light that comes through: what is averaged where there is less counts less."""
 _UNLIT = 0.01
 """Of the greatest light: a pixel that has less is carried less far, and one without light not at all."""
-_PIXELS = 2**18
+_PIXELS = 2**17
 """Of a canvas, worked on at a time: whole ones in between would cost memory."""
 
 
@@ -105,7 +105,8 @@ def light_through(canvas: Tensor, light: Tensor, slow: SlowPhase) -> Tensor:
     """
     rows = slow.rows(canvas.shape[1])
     parts = zip(canvas.split(rows), light.split(rows), strict=True)
-    through = _averaged(((old.real.square() + old.imag.square()) * lit for old, lit in parts), slow.side)
+    passed = ((old.real.square() + old.imag.square()) * lit for old, lit in parts)
+    through = _averaged(passed, canvas.shape, slow.side)
     return through.add_(_DIM * through.amax() + 1e-30)
 
 
@@ -126,7 +127,7 @@ def slow_phase(canvas: Tensor, asked: Tensor, through: Tensor, slow: SlowPhase) 
     """
     rows = slow.rows(canvas.shape[1])
     parts = zip(canvas.split(rows), asked.split(rows), strict=True)
-    turning = _averaged(((old.conj() * new).imag for old, new in parts), slow.side)
+    turning = _averaged(((old.conj() * new).imag for old, new in parts), canvas.shape, slow.side)
     return turning.mul_(slow.gain).div_(through)
 
 
@@ -151,14 +152,22 @@ def carry(step: Tensor, canvas: Tensor, phase: Tensor, light: Tensor, slow: Slow
         step[top : top + rows].add_(old * torch.complex(torch.zeros_like(phi), phi), alpha=share)
 
 
-def _averaged(rows: Iterable[Tensor], side: int) -> Tensor:
-    """The mean over squares of a real map, of which some rows come at a time, and over squares nearby; zeros around."""
-    squares = []
+def _averaged(rows: Iterable[Tensor], shape: Sequence[int], side: int) -> Tensor:
+    """The mean over squares of a real map (H, W), of which some rows come at a time, and over squares nearby; zeros
+    around."""
+    height, width = shape
+    squares: Tensor | None = None
+    top = 0
     for values in rows:
-        height, width = values.shape
-        padded = functional.pad(values[None, None], (0, -width % side, 0, -height % side))
-        squares.append(functional.avg_pool2d(padded, side))
-    averaged = torch.cat(squares, dim=-2)
+        padded = functional.pad(values[None, None], (0, -width % side, 0, -len(values) % side))
+        means = functional.avg_pool2d(padded, side)
+        if squares is None:
+            # at once: small results that are kept between large ones in the memory would keep gaps of their size open
+            squares = means.new_empty((1, 1, -(-height // side), means.shape[-1]))
+        squares[..., top : top + means.shape[-2], :] = means
+        top += means.shape[-2]
+    if squares is None:
+        raise ValueError("found a map without rows; expected some")
     for _ in range(_ROUNDS):
-        averaged = functional.avg_pool2d(averaged, 3, stride=1, padding=1)
-    return averaged[0, 0]
+        squares = functional.avg_pool2d(squares, 3, stride=1, padding=1)
+    return squares[0, 0]
