@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+SILU_GAIN = 1.6765
+"""1 / sqrt(E[silu(z)^2]) for a standard normal z."""
+
+
 class DoubleConv(nn.Module):
-    """Two 3x3 convolutions, each followed by SiLU."""
+    """Two 3x3 convolutions, each followed by SiLU.
+
+    They start with weights that keep the strength of a signal (K. He et al., ICCV 2015, there for another
+    nonlinearity): without normalisation nothing else does, and what fades on the way is learned late or not at all.
+    """
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(n_in, n_out, 3, padding=1)
         self.second = nn.Conv2d(n_out, n_out, 3, padding=1)
+        for conv in (self.first, self.second):
+            nn.init.normal_(conv.weight, std=SILU_GAIN / math.sqrt(conv.weight[0].numel()))
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_in, H, W) to (B, n_out, H, W)."""

@@ -66,6 +66,23 @@ def test_the_unet_takes_any_size_and_starts_at_zero(shape):
     assert net(torch.randn(1, 5, *shape)).abs().max() == 0
 
 
+def test_the_unet_starts_with_weights_that_carry_its_input():
+    """As strong behind the deepest layer and the last one as before the first: white noise, whole and averaged."""
+    torch.manual_seed(0)
+    net, noise = UNet(5, 2, (16, 32, 48)), torch.randn(2, 5, 96, 96)
+    seen = {}
+    for name, block in (("deepest", net.encoder[-1]), ("last", net.decoder[-1])):
+        block.register_forward_hook(lambda module, given, made, name=name: seen.update({name: made}))
+    with torch.no_grad():
+        net(noise)
+        at_first = net.encoder[0].first(noise).square().mean()
+    assert at_first == pytest.approx(2.81, rel=0.2), "what SiLU halves and more is to come out at one"
+    for name, made in seen.items():
+        assert 0.2 < made.square().mean().sqrt() < 1.5, name
+        own = made - made.mean(dim=(0, 2, 3), keepdim=True)
+        assert own.square().mean().sqrt() > 0.1, f"{name}: depends on the image"
+
+
 def test_the_unet_sees_no_farther_than_its_halo():
     torch.manual_seed(0)
     net = UNet(1, 1, (4, 4, 4))
