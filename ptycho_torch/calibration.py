@@ -120,7 +120,8 @@ def calibrate_probe(
         on_epoch: called with the number of finished epochs and the relative misfit.
 
     Returns:
-        (M, N, N) complex64 with the guess's power and centroid, tilted so that the object has no ramp.
+        (M, N, N) complex64 with the guess's power and, to the pixel, its centroid; tilted so that the object has no
+        ramp.
     """
     scan = PlacedScan.of(central_part(raw))
     good = None if scan.raw.bad_pixels is None else detector_order(torch.from_numpy(scan.raw.good_pixels))

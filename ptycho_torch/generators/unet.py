@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 SILU_GAIN = 1.6765
 """1 / sqrt(E[silu(z)^2]) for a standard normal z."""
 

@@ -1,9 +1,9 @@
 """What diffraction data cannot tell: how power, position and tilt are shared between probe and object.
 
-A refined probe keeps the guess's total power and the centroid of its intensity, and the object has no mean
-phase gradient; the object takes the inverse of whatever the probe is given.  The tilt is not held to the
-guess's: a guess that points elsewhere would leave a ramp in the object, which projections from vacuum
-cannot find (docs/findings.md).
+A refined probe keeps the guess's total power and, to the pixel, the centroid of its intensity, and the object has no
+mean phase gradient; the object takes the inverse of whatever the probe is given.  The tilt is not held to the guess's:
+a guess that points elsewhere would leave a ramp in the object, which projections from vacuum cannot find.  Nothing is
+moved by parts of a pixel: an object with sharp edges would ring (docs/findings.md, GAUGE-001 and GAUGE-002).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from ptycho_torch.physics.fourier import fourier_shift
 
 
 def _centroid(intensity: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ def mean_gradient(canvas: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ProbeGauge:
-    """Power (counts) and centroid (pixels) that a probe is held to."""
+    """Power (counts) and centroid (pixels) that a probe is held to, the latter to within half a pixel."""
 
     power: Tensor
     centroid_px: Tensor
@@ -79,18 +77,14 @@ class ProbeGauge:
         n = probe.shape[-1]
         scale = self.power_correction(probe)
         tilt = mean_gradient(canvas, weight) * n / (2 * torch.pi)
-        probe = probe * scale * phase_ramp(tilt, n, (n, n))
-        move = self.centroid_px - _centroid(_mode_sum(probe))
-        # first the shift, then the ramp (they commute but for a phase): a ramp is not periodic, and
-        # shifting one by Fourier would ring from the edges
-        canvas = shift_canvas(canvas, move) / scale
-        return fourier_shift(probe, move), canvas * phase_ramp(-tilt, n, (canvas.shape[-2], canvas.shape[-1]))
+        move_px = whole(self.centroid_px - _centroid(_mode_sum(probe)))
+        # first the move, then the ramp (they commute but for a phase): a ramp is not periodic
+        probe = torch.roll(probe, move_px, (-2, -1)) * scale * phase_ramp(tilt, n, (n, n))
+        canvas = torch.roll(canvas, move_px, (-2, -1)) / scale
+        return probe, canvas * phase_ramp(-tilt, n, (canvas.shape[-2], canvas.shape[-1]))
 
 
-def shift_canvas(canvas: Tensor, move: Tensor) -> Tensor:
-    """Fourier shift of a rectangular (H, W) canvas by (row, column) pixels."""
-    height, width = canvas.shape
-    rows = torch.fft.fftfreq(height, dtype=move.dtype, device=move.device)
-    cols = torch.fft.fftfreq(width, dtype=move.dtype, device=move.device)
-    angle = -2 * torch.pi * (move[0] * rows[:, None] + move[1] * cols[None, :])
-    return torch.fft.ifft2(torch.fft.fft2(canvas) * torch.polar(torch.ones_like(angle), angle))
+def whole(move_px: Tensor) -> tuple[int, int]:
+    """The nearest whole pixels, (row, column)."""
+    row, column = move_px.round().long().tolist()
+    return row, column

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptycho_torch.physics.illumination import shift_probe_slopes
 from ptycho_torch.physics.modes import mode_intensity
+from ptycho_torch.solvers.gauge import whole
 
 VARIANCE_OF_ROOT = 0.25
 """Variance of the square root of a Poisson count."""
@@ -41,11 +42,13 @@ class Positions:
         """Move the frames ``at`` (n,) by (n, 2) pixels, as far as `LIMIT_PX` lets."""
         self._set(at, (self.correction[at] + by_px).clamp(-LIMIT_PX, LIMIT_PX))
 
-    def without_mean(self) -> Tensor:
-        """Take the mean of all corrections out, and return it, (2,): the object has to be moved by its negative."""
-        mean = self.correction.mean(0)
-        self._set(torch.arange(len(self.starts), device=self.starts.device), self.correction - mean)
-        return mean
+    def without_mean(self) -> tuple[int, int]:
+        """Take the mean of all corrections out, in whole pixels, and return it: the object is to be moved by its
+        negative."""
+        mean_px = whole(self.correction.mean(0))
+        everyone = torch.arange(len(self.starts), device=self.starts.device)
+        self._set(everyone, self.correction - torch.tensor(mean_px, device=self.starts.device))
+        return mean_px
 
     def _set(self, at: Tensor, correction: Tensor) -> None:
         starts, fractions = self._given[0][at], self._given[1][at] + correction

@@ -25,7 +25,7 @@ from ptycho_torch.physics.illumination import exit_waves, merge_weights, shift_p
 from ptycho_torch.physics.modes import multiplied, sum_modes
 from ptycho_torch.physics.patches import add_patches, extract
 from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
-from ptycho_torch.solvers.gauge import ProbeGauge, shift_canvas
+from ptycho_torch.solvers.gauge import ProbeGauge
 from ptycho_torch.solvers.positions import Positions, position_steps
 from ptycho_torch.solvers.projection import momentum
 
@@ -89,7 +89,7 @@ class Refined:
         canvas: (H, W) complex object.
         probe: (M, N, N) complex.
         starts, fractions: (F, 2) where the frames lie in the end.
-        moved_px: (F, 2) real, (row, column), by how much they were moved; zero in the mean.
+        moved_px: (F, 2) real, (row, column), by how much they were moved; in the mean at most half a pixel.
         errors: per epoch, sum |psi' - psi|^2 over sum of counts: the relative misfit of the amplitudes.
         stopped: True if it ended on a plateau, before the last epoch.
     """
@@ -293,11 +293,12 @@ class _Solver:
     def fix_gauge(self) -> None:
         """Once, at the end: moving object and probe in between would cost the momentum its direction."""
         if self.options.refine_positions:
-            self.canvas = shift_canvas(self.canvas, -self.positions.without_mean())
+            row, column = self.positions.without_mean()
+            self.canvas = torch.roll(self.canvas, (-row, -column), (0, 1))
         if self.options.refine_probe:
             self.probe, self.canvas = self.gauge.fix(self.probe, self.canvas, self._illumination())
             if self.support is not None:
-                # the gauge has moved the probe by a fraction of a pixel
+                # the gauge may have moved the probe
                 self.probe = self.probe * self.support
                 self._hold_power()
         if self.options.refine_positions or self.options.refine_probe:
@@ -354,7 +355,7 @@ def refine(
         parts: the frames of each step, (n,) int64 indices, each frame in one of them. They serve best where each is
             spread over the scan (:func:`ptycho_torch.data.parts.steps_of`).
         canvas: (H, W) complex start, ones for vacuum. Where positions are refined, leave room around the frames.
-        probe: (M, N, N) complex guess, scaled to counts; its power and centroid are kept.
+        probe: (M, N, N) complex guess, scaled to counts; its power is kept, and to the pixel its centroid.
         options: see :class:`RefinementOptions`.
         good_pixels: (N, N) bool, zero frequency first, or None.
         support: (N, N) real in [0, 1], the probe is zero where it is 0, or None; the guess lies within.

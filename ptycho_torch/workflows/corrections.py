@@ -112,7 +112,7 @@ def told_of_moves(moved_px: Tensor) -> tuple[dict[str, Any], str]:
     }  # fmt: skip
     note = (
         f"Positions were refined: frames moved by {facts['rms_px']:.3g} px (rms), at most {facts['largest_px']:.3g} "
-        "px; the mean move, which cannot be told from one of the object, is zero."
+        "px; the mean move cannot be told from one of the object, and is less than a pixel."
     )
     if at_limit:
         note += f" {at_limit} of {len(by)} moved as far as they may, {LIMIT_PX:g} px along an axis: not to be trusted."

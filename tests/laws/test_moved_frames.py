@@ -118,12 +118,12 @@ def test_at_the_rim_of_the_canvas_a_frame_still_sees_what_it_should():
     assert relative_error(found, rates_at(specimen(), beam(N), X + moved[:, 1], Y + moved[:, 0], N)) < 1e-5
 
 
-def test_the_mean_can_be_taken_out():
+def test_the_mean_can_be_taken_out_in_whole_pixels():
     _, positions = placed(room=6)
-    by = torch.tensor([[0.9, -2.2], [-0.3, 0.6], [0.6, 0.1]], dtype=torch.float64)
+    by = torch.tensor([[1.9, -3.2], [0.7, -0.4], [1.6, -0.9]], dtype=torch.float64)
     positions.move(torch.arange(3), by)
-    torch.testing.assert_close(positions.without_mean(), by.mean(0))
-    torch.testing.assert_close(positions.correction, by - by.mean(0))
+    assert positions.without_mean() == (1, -2)  # of 1.4 and -1.5
+    torch.testing.assert_close(positions.correction, by - torch.tensor([1, -2]))
 
 
 # ---------------------------------------------------------------------- a scan
@@ -181,11 +181,11 @@ def test_displaced_positions_are_recovered(displaced, corrected):
 
 
 def test_what_comes_back_belongs_together(displaced, corrected):
-    """Object, probe, starts and fractions give the misfit that was told; the mean move is zero."""
-    assert corrected.moved_px.mean(0).abs().max() < 1e-9
+    """Object, probe, starts and fractions give the misfit that was told; the mean move is none, to the pixel."""
+    assert corrected.moved_px.mean(0).abs().max() <= 0.5
     rates = expected_counts(corrected.canvas, shift_probe(corrected.probe, corrected.fractions), corrected.starts)
     misfit = (rates.sqrt() - displaced.amplitudes).square().sum() / displaced.amplitudes.square().sum()
-    assert float(misfit) < 1.5 * corrected.errors[-1]
+    assert float(misfit) < 1.1 * corrected.errors[-1]
     moved = displaced.starts + displaced.fractions + corrected.moved_px
     torch.testing.assert_close(corrected.starts + corrected.fractions, moved)
 
@@ -194,5 +194,5 @@ def test_positions_are_held_until_there_is_an_object(displaced):
     assert not displaced.refine(epochs=5, refine_positions=True).moved_px.any()
     assert displaced.refine(epochs=6, refine_positions=True).moved_px.any()
     once = displaced.refine(epochs=2, refine_positions=True, positions_from_epoch=1).moved_px
-    # half a pixel to either side, before the mean was taken out
+    # half a pixel to either side
     assert 0 < (once.amax(0) - once.amin(0)).max() <= 1 + 1e-9
