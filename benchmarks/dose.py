@@ -211,7 +211,7 @@ def rows_of(results: list[dict[str, Any]], key: str, name: Callable[[list[dict[s
 
 def _measured(rows: list[dict[str, Any]]) -> str:
     """When our figures were: the methods change, and those of LSQML, which take longest, are kept."""
-    return " to ".join(sorted({row.get("measured", "before SLOW-001") for row in rows}, reverse=True))
+    return " to ".join(sorted({row.get("measured", "before INIT-002") for row in rows}, reverse=True))
 
 
 HEADER = [
@@ -229,8 +229,8 @@ and smooth fields first (docs/findings.md, PRETRAIN-001). Refined:
 the best of {snapshots} epochs and of three settings (random batches with the Gaussian and with the Poisson
 noise model; compact ones with a gain of momentum of 0.5; at 2e3 counts the Poisson one, of which the first seed had
 0.535, the Gaussian 0.370) by its SSIM against the truth, which no user has.
-Written on {processor}, {cores} cores, torch {torch}, {date}; figures of ours from before SLOW-001
-(docs/findings.md) were measured while slow phases were not carried further.
+Written on {processor}, {cores} cores, torch {torch}, {date}; figures of ours from before INIT-002
+(docs/findings.md) were measured with networks that started worse, and while slow phases were not carried further.
 """
 
 
