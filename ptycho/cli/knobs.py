@@ -130,8 +130,8 @@ _COMMON_TRAINING = (
     Knob("--init-from", TrainingConfig, "init_from", click.Path(path_type=Path),
          "Start from the network of a trained model: the folder of a run, or its wts.h5.zip. [default: new weights]"),
     Knob("--pretrain-scans", TrainingConfig, "pretrain_scans", WHOLE,
-         "Train first on so many simulated scans of other objects under the same probe; 24 helps where frames "
-         "overlap little. 0 for none."),
+         "Train first on so many simulated scans of other objects under the same probe; 24 helps most "
+         "where frames overlap little or counts are few. 0 for none."),
 )  # fmt: skip
 
 _SUBSAMPLE = (
