@@ -45,7 +45,7 @@ def test_the_demo_finds_the_truth(demo):
     assert found["refined"]["phase_correlation"] >= 0.97
     assert found["network"]["phase_correlation"] > found["projection"]["phase_correlation"]
     assert found["network"]["phase_error"] < found["projection"]["phase_error"]
-    # projections and refinement have come to what the noise leaves, and only the network, which has learned what objects
+    # projections and refinement have come to what the noise leaves; only the network, which has learned what objects
     # look like, is below that (docs/findings.md, SLOW-001 and INIT-002)
     assert found["refined"]["phase_error"] < 1.1 * found["projection"]["phase_error"]
     assert all(found[stage]["phase_error"] < 0.0205 for stage in ("projection", "network", "refined"))
