@@ -47,7 +47,7 @@ def training(scan_file, out):
     """Plain gradient steps, which two processes take as one does, up to rounding."""
     return ["train", scan_file, "--output-dir", out, "--accelerator", "cpu", "--epochs", "1", "--batch-size", "12",
             "--projection-steps", "3", "--no-calibrate", "--optimizer", "sgd",
-            "--learning-rate", "1e-2",
+            "--learning-rate", "2e-3",
             "--merge-block", "6"]  # fmt: skip
 
 
