@@ -18,8 +18,8 @@ from torch import Tensor
 from ptycho import progress
 from ptycho_torch.data.parts import spread_parts
 from ptycho_torch.frame_stream import FrameStream
-from ptycho_torch.physics.patches import ROWS, moved_in_place
-from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
+from ptycho_torch.physics.patches import ROWS
+from ptycho_torch.physics.slow_phase import SlowPhase, light_through, move_further
 from ptycho_torch.solvers.projection import momentum
 from ptycho_torch.solvers.refinement import turns_of
 
@@ -76,9 +76,7 @@ def project_by_parts(frames: StreamedFrames, passes: int, settled: float = 0.0) 
             floor, through = frames.floor / len(turn), light_through(ahead, most, slow)
             for first, *others in (turn[at] for at in turns_of(len(turn), random)):
                 asked = first.departures(ahead, others)
-                phase = slow_phase(ahead, asked, through, slow)
-                moved = moved_in_place(asked, ahead, most, floor, STEP)
-                carry(moved, ahead, phase, most, slow, STEP)
+                moved = move_further(asked, ahead, most, floor, through, slow, STEP)
                 weight = min(MOST_MOMENTUM, momentum(made))
                 ahead, current = current.mul_(-weight).add_(moved, alpha=1 + weight), moved
                 made += 1

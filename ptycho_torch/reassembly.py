@@ -24,7 +24,7 @@ from ptycho_torch.ordered_subsets import project_by_parts
 from ptycho_torch.physics.detector import centred_order, expected_counts, roots
 from ptycho_torch.physics.illumination import merge_weights
 from ptycho_torch.physics.patches import add_patches, merge_in_place, moved_in_place
-from ptycho_torch.physics.slow_phase import SlowPhase, carry, light_through, slow_phase
+from ptycho_torch.physics.slow_phase import SlowPhase, light_through, move_further
 from ptycho_torch.processes import Share
 from ptycho_torch.solvers.frames import MERGE_FLOOR, input_scale, placed_patches
 from ptycho_torch.solvers.projection import momentum, vacuum
@@ -119,10 +119,8 @@ class StreamedFrames(FrameStream):
         asked = self.departures(canvas, done=done)
         if slow is None:
             return moved_in_place(asked, canvas, self._weight, self.floor)
-        phase = slow_phase(canvas, asked, light_through(canvas, self._weight, slow), slow)
-        moved = moved_in_place(asked, canvas, self._weight, self.floor)
-        carry(moved, canvas, phase, self._weight, slow)
-        return moved
+        through = light_through(canvas, self._weight, slow)
+        return move_further(asked, canvas, self._weight, self.floor, through, slow)
 
     def from_patches(self, predict: Callable[[Tensor], Tensor], group: int) -> Tensor:
         """See :class:`ptycho_torch.generators.base.FramesOnCanvas`; every frame is in one group of neighbours."""

@@ -8,12 +8,14 @@ Here a step is carried further where it turns the phase slowly: a preconditioner
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ptycho_torch.physics.patches import moved_in_place
 
 MOST_GAIN = 8.0
 """Beyond that little is gained, and frames that hardly overlap break up (docs/findings.md, SLOW-001)."""
@@ -106,7 +108,7 @@ def light_through(canvas: Tensor, light: Tensor, slow: SlowPhase) -> Tensor:
     rows = slow.rows(canvas.shape[1])
     parts = zip(canvas.split(rows), light.split(rows), strict=True)
     passed = ((old.real.square() + old.imag.square()) * lit for old, lit in parts)
-    through = _averaged(passed, canvas.shape, slow.side)
+    through = _averaged(passed, canvas, slow.side)
     return through.add_(_DIM * through.amax() + 1e-30)
 
 
@@ -127,7 +129,7 @@ def slow_phase(canvas: Tensor, asked: Tensor, through: Tensor, slow: SlowPhase) 
     """
     rows = slow.rows(canvas.shape[1])
     parts = zip(canvas.split(rows), asked.split(rows), strict=True)
-    turning = _averaged(((old.conj() * new).imag for old, new in parts), canvas.shape, slow.side)
+    turning = _averaged(((old.conj() * new).imag for old, new in parts), canvas, slow.side)
     return turning.mul_(slow.gain).div_(through)
 
 
@@ -152,22 +154,34 @@ def carry(step: Tensor, canvas: Tensor, phase: Tensor, light: Tensor, slow: Slow
         step[top : top + rows].add_(old * torch.complex(torch.zeros_like(phi), phi), alpha=share)
 
 
-def _averaged(rows: Iterable[Tensor], shape: Sequence[int], side: int) -> Tensor:
-    """The mean over squares of a real map (H, W), of which some rows come at a time, and over squares nearby; zeros
-    around."""
-    height, width = shape
-    squares: Tensor | None = None
+def move_further(
+    asked: Tensor, canvas: Tensor, light: Tensor, floor: Tensor, through: Tensor, slow: SlowPhase, share: float = 1.0
+) -> Tensor:  # fmt: skip
+    """:func:`ptycho_torch.physics.patches.moved_in_place`, with slow phases carried further.
+
+    Args:
+        asked, canvas, light, floor, share: as there, the light being the weight; ``asked`` is changed and returned.
+        through: of :func:`light_through`.
+        slow: for the probe.
+    """
+    phase = slow_phase(canvas, asked, through, slow)  # before what is asked for is written over
+    moved = moved_in_place(asked, canvas, light, floor, share)
+    carry(moved, canvas, phase, light, slow, share)
+    return moved
+
+
+def _averaged(rows: Iterable[Tensor], canvas: Tensor, side: int) -> Tensor:
+    """The mean over squares of a real map of the size of a canvas, of which some rows come at a time, and over squares
+    nearby; zeros around."""
+    height, width = canvas.shape
+    # at once: small results that are kept between large ones in the memory would keep gaps of their size open
+    squares = canvas.real.new_empty((1, 1, -(-height // side), -(-width // side)))
     top = 0
     for values in rows:
         padded = functional.pad(values[None, None], (0, -width % side, 0, -len(values) % side))
         means = functional.avg_pool2d(padded, side)
-        if squares is None:
-            # at once: small results that are kept between large ones in the memory would keep gaps of their size open
-            squares = means.new_empty((1, 1, -(-height // side), means.shape[-1]))
         squares[..., top : top + means.shape[-2], :] = means
         top += means.shape[-2]
-    if squares is None:
-        raise ValueError("found a map without rows; expected some")
     for _ in range(_ROUNDS):
         squares = functional.avg_pool2d(squares, 3, stride=1, padding=1)
     return squares[0, 0]
