@@ -16,6 +16,7 @@ thin, as far as they do not show in the misfit.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,15 +25,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from ptycho import progress
 from ptycho.metrics.alignment import without_plane
+from ptycho.metrics.deviance import bunch_size, expected_deviance
 from ptycho.outcome import Outcome
 from ptycho.placed import lit_frames
 from ptycho.raw_data import RawData
 from ptycho_torch.data.repeats import RepeatedScan
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.reassembly import StreamedFrames
+
+logger = logging.getLogger(__name__)
 
 FloatMap = NDArray[np.float64]
 BoolMap = NDArray[np.bool_]
@@ -50,6 +55,19 @@ SCALE = {"network": 1.62, "refined": 1.69}
 JUDGED_BY = {"network": ("projection", "network"), "refined": ("refined",)}
 """Stage of the result -> stages of a repeat of which the greater error counts. What the network takes away from a
 repeat is noise; of the real scan, whose object is not as smooth, it takes more."""
+
+
+LEAST_OF_PHOTONS = 0.7
+"""Of the expected deviance: photon counts whose noise the result follows in part leave no less."""
+
+MUCH_NOISE = 1.5
+"""Variance over mean of the counts from which on a reader is told."""
+
+MOST_NOISE = 0.01
+"""Share of the counts of a frame that may be one bunch: a misfit that asks for more is no noise."""
+
+RATES_OF_FRAMES = 64
+"""So many frames tell which rates there are."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +110,49 @@ def trusted(outcome: Outcome) -> BoolMap:
     return np.asarray(lit_frames(outcome.probe, outcome.xcoords, outcome.ycoords, outcome.canvas) >= MIN_FRAMES)
 
 
-def excess_noise(outcome: Outcome) -> float:
-    """Variance of the counts over that of photon noise, >= 1: misfit that no stage explains is taken for more noise."""
+def excess_noise(outcome: Outcome, rates: NDArray[np.floating]) -> float:
+    """Variance over mean of the counts: misfit that no stage explains is taken for more noise, and frames that are not
+    in photons have noise of their own unit.
+
+    Args:
+        outcome: with the deviance of each stage.
+        rates: (n,) counts that the result makes expect in some pixels, in units of the frames.
+
+    Returns:
+        The size of the bunches in which counts would have to come (:func:`ptycho.metrics.deviance.bunch_size`): 1 for
+        photon counts, also where the result has followed a part of their noise; at most `MOST_NOISE` of the counts of a
+        frame are one bunch.
+    """
     stages = [stage for stage in outcome.stages.values() if stage.expected_deviance > 0]
-    return max(1.0, min((stage.deviance / stage.expected_deviance for stage in stages), default=1.0))
+    unexplained = min((stage.deviance / stage.expected_deviance for stage in stages), default=1.0)
+    if LEAST_OF_PHOTONS <= unexplained <= 1.0 or not unexplained > 0:
+        return 1.0
+    return bunch_size(unexplained * expected_deviance(rates), rates)
+
+
+def _rates_of_some(frames: StreamedFrames, canvas: Tensor, good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The rates of the good pixels of some frames, evenly spread over the scan."""
+    n_frames = frames.scan.raw.n_frames
+    chosen = torch.linspace(0, n_frames - 1, min(n_frames, RATES_OF_FRAMES)).round().long()
+    return np.concatenate([
+        frames.rates(canvas, at).cpu().numpy().astype(np.float64)[:, good] for at in chosen.split(frames.batch_size)
+    ])  # fmt: skip
+
+
+def _told_of_noise(excess: float) -> list[str]:
+    """A note where counts do not scatter as photons do."""
+    if LEAST_OF_PHOTONS <= excess <= MUCH_NOISE:
+        return []
+    note = (
+        f"Intervals of the phase: the counts scatter {excess:.3g} times as much as photons do (variance over mean), by "
+        "the misfit that no stage explains, and were simulated so. "
+    )
+    note += (
+        "Frames that are not in photons do that, and so does what the model does not know: a probe that changes, wrong "
+        "positions." if excess > 1 else "The frames are not in photons."
+    )  # fmt: skip
+    logger.info("%s", note)
+    return [note]
 
 
 @torch.no_grad()
@@ -121,11 +178,13 @@ def with_intervals(
     canvas = torch.from_numpy(result.object.copy())[None].to(device)
     seen = trusted(outcome)
     name = next(reversed(outcome.stages))
+    rates = _rates_of_some(frames, canvas, raw.good_pixels)
+    excess = min(excess_noise(outcome, rates), max(1.0, MOST_NOISE * raw.mean_counts_per_frame()))
     squares = {stage: np.zeros(result.object.shape) for stage in JUDGED_BY[name]}
     with progress.task("Repeating the scan in simulation", settings.repeats, "repeat") as step:
         for number in range(settings.repeats):
             repeat = RepeatedScan.of(
-                raw, lambda at: frames.rates(canvas, at), excess=excess_noise(outcome), seed=(settings.seed, number)
+                raw, lambda at: frames.rates(canvas, at), excess=excess, seed=(settings.seed, number)
             )
             stages = again(repeat).stages
             for stage, total in squares.items():
@@ -138,4 +197,5 @@ def with_intervals(
         phase_interval_90_rad=half_width,
         timings_s={**outcome.timings_s, "uncertainty": time.perf_counter() - started},
         settings={**outcome.settings, "uncertainty": dataclasses.asdict(settings)},
+        notes=[*outcome.notes, *_told_of_noise(excess)],
     )

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import optimize, special
 
 from ptycho.errors import InputError
 
@@ -73,6 +73,33 @@ def expected_deviance_per_pixel(rate: ArrayLike) -> NDArray[np.float64]:
     grid, table = expected_deviance_table()
     inside = np.interp(np.log(np.minimum(lam, TABLE_HIGH)), grid, table)
     return np.where(lam > TABLE_HIGH, 1 + 1 / (6 * lam) + 1 / (6 * lam**2), inside)
+
+
+def bunch_size(deviance: float, rate: ArrayLike) -> float:
+    """The g for which counts that come in bunches of g, g * Poisson(rate / g), would have this mean deviance.
+
+    1 for photon counts; the number of units in which a detector shows one photon, for frames that are not in photons.
+    Where photon noise does not explain the misfit, the size of the bunches that would.
+
+    Args:
+        deviance: mean over pixels, > 0, in units of the frames.
+        rate: expected counts of some pixels, in units of the frames, of any shape.
+
+    Returns:
+        g, between 1e-9 and 1e9: the deviance of a bunch of g is g times that of one photon at the rate / g.
+    """
+    lam = np.maximum(np.asarray(rate, dtype=np.float64).ravel(), RATE_FLOOR)
+    number, edges = np.histogram(np.log(lam), bins=1000)
+    middles, share = np.exp((edges[1:] + edges[:-1]) / 2), number / number.sum()
+
+    def too_much(log_g: float) -> float:
+        g = float(np.exp(log_g))
+        return float(np.sum(share * g * expected_deviance_per_pixel(middles / g))) - deviance
+
+    low, high = np.log(1e-9), np.log(1e9)
+    if too_much(low) >= 0 or too_much(high) <= 0:
+        return float(np.exp(low if too_much(low) >= 0 else high))
+    return float(np.exp(optimize.brentq(too_much, low, high, xtol=1e-3)))
 
 
 @lru_cache(maxsize=1)

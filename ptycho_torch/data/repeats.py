@@ -36,8 +36,8 @@ class RepeatedScan(RawData):
         Args:
             raw: the scan.
             rates: (n,) int64 frame indices -> (n, N, N) expected counts, zero frequency at N//2.
-            excess: variance of the counts over their mean, >= 1; what is more than photon noise is drawn as if counts
-                came in bunches of this size.
+            excess: variance of the counts over their mean, > 0: counts are drawn as if they came in bunches of this
+                size.
             seed: of the draws; whole numbers >= 0.
         """
         part = object.__new__(cls)

@@ -63,13 +63,14 @@ class ProbeGauge:
         """The factor that gives ``probe`` the gauge's power; the object takes its inverse."""
         return torch.sqrt(self.power / _mode_sum(probe).sum())
 
-    def fix(self, probe: Tensor, canvas: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def fix(self, probe: Tensor, canvas: Tensor, weight: Tensor, *, place: bool = True) -> tuple[Tensor, Tensor]:
         """Bring ``probe`` to this gauge and take the mean phase gradient out of the object.
 
         Args:
             probe: (M, N, N) complex.
             canvas: (H, W) complex object.
             weight: (H, W) real, how strongly each pixel of the object is lit.
+            place: False leaves the probe where it is.
 
         Returns:
             Probe and canvas; their product on every frame changes by a constant phase only.
@@ -77,7 +78,7 @@ class ProbeGauge:
         n = probe.shape[-1]
         scale = self.power_correction(probe)
         tilt = mean_gradient(canvas, weight) * n / (2 * torch.pi)
-        move_px = whole(self.centroid_px - _centroid(_mode_sum(probe)))
+        move_px = whole(self.centroid_px - _centroid(_mode_sum(probe))) if place else (0, 0)
         # first the move, then the ramp (they commute but for a phase): a ramp is not periodic
         probe = torch.roll(probe, move_px, (-2, -1)) * scale * phase_ramp(tilt, n, (n, n))
         canvas = torch.roll(canvas, move_px, (-2, -1)) / scale

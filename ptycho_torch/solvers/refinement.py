@@ -296,11 +296,9 @@ class _Solver:
             row, column = self.positions.without_mean()
             self.canvas = torch.roll(self.canvas, (-row, -column), (0, 1))
         if self.options.refine_probe:
-            self.probe, self.canvas = self.gauge.fix(self.probe, self.canvas, self._illumination())
-            if self.support is not None:
-                # the gauge may have moved the probe
-                self.probe = self.probe * self.support
-                self._hold_power()
+            # a support says where the probe lies
+            light, free = self._illumination(), self.support is None
+            self.probe, self.canvas = self.gauge.fix(self.probe, self.canvas, light, place=free)
         if self.options.refine_positions or self.options.refine_probe:
             lit = self._illumination() > 1e-6 * merge_weights(self.probe).amax()
             self.canvas = torch.where(lit, self.canvas, torch.ones_like(self.canvas))
@@ -355,7 +353,8 @@ def refine(
         parts: the frames of each step, (n,) int64 indices, each frame in one of them. They serve best where each is
             spread over the scan (:func:`ptycho_torch.data.parts.steps_of`).
         canvas: (H, W) complex start, ones for vacuum. Where positions are refined, leave room around the frames.
-        probe: (M, N, N) complex guess, scaled to counts; its power is kept, and to the pixel its centroid.
+        probe: (M, N, N) complex guess, scaled to counts; its power is kept, and without a support to the pixel its
+            centroid.
         options: see :class:`RefinementOptions`.
         good_pixels: (N, N) bool, zero frequency first, or None.
         support: (N, N) real in [0, 1], the probe is zero where it is 0, or None; the guess lies within.

@@ -171,7 +171,8 @@ def _refined_from(
     raw = scan.raw
     if settings.refine_positions:
         scan, image = with_room(scan, image)
-    light = masked_probe(raw, light, settings.support(raw.N))
+    guess, support = light, settings.support(raw.N)
+    light = masked_probe(raw, guess, support)
     probe = with_modes(light, settings.modes)
     batch = settings.frames_per_step(raw.n_frames, raw.N, max(len(light), len(probe)))
     frames = _streamed(scan, light, batch, device)
@@ -183,10 +184,13 @@ def _refined_from(
     refining = time.perf_counter()
     corrections: dict[str, Any] = {}
     if settings.correct_defocus:
-        probe, corrections["defocus"], note = refocused(raw, probe, device, settings.seed)
+        # the support is that of the focused beam: what it cuts away of the guess would be missing there
+        whole = with_modes(masked_probe(raw, guess, None), settings.modes)
+        focused, corrections["defocus"], note = refocused(raw, whole, device, settings.seed)
+        probe = masked_probe(raw, focused, support)
         notes.append(note)
-    guess = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
-    refined = _refined(scan, canvas, guess, batch, settings, on_epoch)
+    begin = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
+    refined = _refined(scan, canvas, begin, batch, settings, on_epoch)
     taken = time.perf_counter() - refining
     scan, x, y = moved(scan, refined)
     if settings.refine_positions:
