@@ -10,6 +10,7 @@ from runs import small_scan as made_up_scan
 from small_scans import small_scan
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.raw_data import RawData
 from ptycho_torch.data.repeats import RepeatedScan
 from ptycho_torch.uncertainty import (
     SCALE,
@@ -177,12 +178,32 @@ def test_rates_of_a_repeat_are_those_of_the_object(trained, raw):
     np.testing.assert_allclose(np.mean(draws, axis=0)[strong], expected[strong], rtol=0.2)
 
 
-@pytest.mark.parametrize(("pairs", "expected"), [(((1.7, 1.0), (1.2, 1.0)), 1.2), (((0.5, 0.8),), 1.0), ((), 1.0)])
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [(((1.7, 1.0), (1.2, 1.0)), 1.2), (((0.8, 1.0),), 1.0), ((), 1.0), (((0.02, 1.0), (0.03, 1.0)), 0.02)],
+)
 def test_only_misfit_that_no_stage_explains_is_noise(pairs, expected):
+    """Where there are many counts, a deviance is the variance over the mean."""
     outcome = made_up_outcome(made_up_scan())
     some = outcome.result
     outcome.stages = {
         str(n): dataclasses.replace(some, deviance=found, expected_deviance=noise)
         for n, (found, noise) in enumerate(pairs)
     }
-    assert excess_noise(outcome) == pytest.approx(expected)
+    assert excess_noise(outcome, np.geomspace(1e4, 1e6, 500)) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("gain", [30.0, 0.01])
+def test_the_unit_of_the_frames_does_not_change_the_intervals(trained, raw, gain):
+    """A detector that shows so many units for a photon, or a scan that was divided by a number."""
+    scaled = RawData(
+        diff3d=(raw.diff3d * gain).astype(np.float32), xcoords=raw.xcoords, ycoords=raw.ycoords,
+        probeGuess=raw.probeGuess, measurement_domain="intensity",
+    )  # fmt: skip
+    how = {"execution": CPU, "refine": RefinementSettings(epochs=8), "uncertainty": UncertaintySettings()}
+    widths = []
+    for scan in (raw, scaled):
+        outcome = infer_scan(trained[0], scan, **how)
+        widths.append(np.nanmedian(outcome.phase_interval_90_rad))
+    assert widths[1] == pytest.approx(widths[0], rel=0.25)
+    assert any("the counts scatter" in note for note in outcome.notes)
