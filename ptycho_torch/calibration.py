@@ -15,7 +15,7 @@ from ptycho.errors import InputError
 from ptycho.probe import probe_mask, scale_probe_to_counts
 from ptycho.raw_data import RawData
 from ptycho_torch.config_params import ModelConfig
-from ptycho_torch.data.parts import steps_of
+from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.solvers.projection import vacuum
@@ -131,7 +131,7 @@ def calibrate_probe(
             lambda at: roots(detector_order(scan.counts(at).to(device))),
             scan.starts.to(device),
             scan.fractions.to(device),
-            steps_of(scan.xy, seed=seed),
+            steps_of(scan.xy, frames_per_step(scan.raw.n_frames, raw.N, len(probe)), seed),
             vacuum((), scan.canvas.shape, probe),
             probe,
             RefinementOptions(epochs=epochs),

@@ -35,7 +35,7 @@ from ptycho.errors import InputError
 from ptycho.geometry import canvas_for, placements
 from ptycho.probe import far_field, mode_powers, scale_probe_to_counts
 from ptycho.raw_data import RawData
-from ptycho_torch.data.parts import steps_of
+from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.misfit import deviance_per_pixel, expected_deviance_per_pixel
 from ptycho_torch.physics.detector import detector_order, expected_counts, roots
@@ -277,7 +277,8 @@ def rank_orientations(
     guess = scale_probe_to_counts(part.probe, part.mean_counts_per_frame(), part.good_pixels)
     amplitudes = _amplitudes(part)
     # the same for all, so that chance does not tell them apart
-    parts = steps_of(np.stack((part.xcoords, part.ycoords), axis=1), seed=seed)
+    batch = frames_per_step(part.n_frames, part.N, len(guess))
+    parts = steps_of(np.stack((part.xcoords, part.ycoords), axis=1), batch, seed)
     found = []
     with progress.task("Trying orientations", len(ORIENTATIONS), "orientation") as step:
         for orientation in ORIENTATIONS:

@@ -21,6 +21,7 @@ from ptycho.metrics import (
     poisson_deviance,
 )
 from ptycho.metrics.alignment import find_slopes
+from ptycho.metrics.deviance import bunch_size
 from ptycho.metrics.image_quality import PSNR_LIMIT, psnr, ssim
 
 
@@ -314,6 +315,19 @@ def test_deviance_of_poisson_counts_is_as_expected():
     assert poisson_deviance(1.3 * rate, counts) > 1.5 * expected_deviance(1.3 * rate)
     spoiled = np.where(good, counts, 60000)
     assert poisson_deviance(rate, spoiled, good) == poisson_deviance(rate, counts, good)
+
+
+@pytest.mark.parametrize("size", [0.01, 0.3, 1.0, 3.0, 30.0, 300.0])
+def test_the_size_of_bunches_is_found_from_the_deviance(size):
+    """Counts drawn in bunches, at rates far below one bunch and far above."""
+    rng = np.random.default_rng(3)
+    rate = rng.lognormal(0, 3, (32, 64, 64))
+    counts = size * rng.poisson(rate / size)
+    assert bunch_size(poisson_deviance(rate, counts), rate) == pytest.approx(size, rel=0.05)
+
+
+def test_bunches_have_bounds():
+    assert bunch_size(1e-30, np.ones(9)) == pytest.approx(1e-9) and bunch_size(1e30, np.ones(9)) == pytest.approx(1e9)
 
 
 def test_deviance_bounds_and_errors():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.grouping import compact_blocks
+from ptycho_torch.physics.batches import frames_that_can_be_kept
 
 
 def spread_folds(xy: NDArray[np.float64], members: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
@@ -29,15 +30,11 @@ def spread_parts(xy: NDArray[np.float64], members: NDArray[np.int64], n: int, se
     return [torch.from_numpy(part) for part in np.split(order, np.flatnonzero(np.diff(folds[order])) + 1) if len(part)]
 
 
-def frames_per_step(n_frames: int) -> int:
-    """Frames of a step of a refinement: a quarter of all, between 16 and 256."""
-    return max(16, min(256, -(-n_frames // 4)))
+def frames_per_step(n_frames: int, N: int, modes: int) -> int:
+    """Frames of a step of a refinement: a quarter of all, between 16 and 256, as far as memory lets."""
+    return min(max(16, min(256, -(-n_frames // 4))), frames_that_can_be_kept(N, modes))
 
 
-def steps_of(xy: NDArray[np.float64], batch_size: int | None = None, seed: int = 0) -> list[Tensor]:
-    """The frames of each step of a refinement: all that lie at (F, 2) ``xy``, in parts of about ``batch_size``.
-
-    None takes :func:`frames_per_step` of them.
-    """
-    size = frames_per_step(len(xy)) if batch_size is None else batch_size
-    return spread_parts(xy, np.arange(len(xy)), -(-len(xy) // size), seed)
+def steps_of(xy: NDArray[np.float64], batch_size: int, seed: int = 0) -> list[Tensor]:
+    """The frames of each step of a refinement: all that lie at (F, 2) ``xy``, in parts of about ``batch_size``."""
+    return spread_parts(xy, np.arange(len(xy)), -(-len(xy) // batch_size), seed)

@@ -25,6 +25,7 @@ class RepeatedScan(RawData):
     _rates: Callable[[Tensor], Tensor]
     _excess: float
     _seed: tuple[int, ...]
+    _numbers: NDArray[np.int64]
     _kept: dict[int, NDArray[np.float32]]
 
     @classmethod
@@ -43,11 +44,20 @@ class RepeatedScan(RawData):
         part = object.__new__(cls)
         part.__dict__.update(raw._derived().__dict__)
         part._rates, part._excess, part._seed, part._kept = rates, excess, seed, {}
+        part._numbers = np.arange(raw.n_frames)
+        return part
+
+    def subset(self, indices: Any, *, copy: bool = True) -> RawData:
+        """See :meth:`RawData.subset`; the frames have the counts that they have here."""
+        chosen = np.arange(self.n_frames)[indices].reshape(-1)
+        part = super().subset(indices, copy=copy)
+        assert isinstance(part, RepeatedScan)
+        part._numbers = self._numbers[chosen]
         return part
 
     def counts(self, indices: Any = None) -> NDArray[np.float32]:
         """Simulated counts, float32 (n, N, N), of all frames or of those given."""
-        wanted = np.arange(self.n_frames)[slice(None) if indices is None else indices].reshape(-1).tolist()
+        wanted = self._numbers[slice(None) if indices is None else indices].reshape(-1).tolist()
         missing = [index for index in wanted if index not in self._kept]
         drawn = dict(zip(missing, self._drawn(missing), strict=True)) if missing else {}
         counts = np.stack([self._kept[index] if index in self._kept else drawn[index] for index in wanted])

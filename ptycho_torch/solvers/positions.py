@@ -20,6 +20,8 @@ VARIANCE_OF_ROOT = 0.25
 
 LIMIT_PX = 8.0
 """Frames move at most so far from where the scan says, along each axis; the canvas has room for that."""
+NEAR_LIMIT_PX = 0.5
+"""A frame this near to the limit is taken to have been stopped by it."""
 
 
 class Positions:
@@ -42,10 +44,15 @@ class Positions:
         """Move the frames ``at`` (n,) by (n, 2) pixels, as far as `LIMIT_PX` lets."""
         self._set(at, (self.correction[at] + by_px).clamp(-LIMIT_PX, LIMIT_PX))
 
+    def at_limit(self) -> int:
+        """How many frames have been moved as far as they may."""
+        return int((self.correction.abs() > LIMIT_PX - NEAR_LIMIT_PX).any(-1).sum())
+
     def without_mean(self) -> tuple[int, int]:
         """Take the mean of all corrections out, in whole pixels, and return it: the object is to be moved by its
-        negative."""
-        mean_px = whole(self.correction.mean(0))
+        negative. Where that would move a frame beyond the limit, as much of the mean as may be."""
+        least, most = (self.correction.amax(0) - LIMIT_PX).ceil(), (self.correction.amin(0) + LIMIT_PX).floor()
+        mean_px = whole(self.correction.mean(0).clamp(least, most))
         everyone = torch.arange(len(self.starts), device=self.starts.device)
         self._set(everyone, self.correction - torch.tensor(mean_px, device=self.starts.device))
         return mean_px

@@ -92,6 +92,7 @@ class Refined:
         moved_px: (F, 2) real, (row, column), by how much they were moved; in the mean at most half a pixel.
         errors: per epoch, sum |psi' - psi|^2 over sum of counts: the relative misfit of the amplitudes.
         stopped: True if it ended on a plateau, before the last epoch.
+        at_limit: how many frames were moved as far as they may.
     """
 
     canvas: Tensor
@@ -101,6 +102,7 @@ class Refined:
     moved_px: Tensor
     errors: list[float] = field(default_factory=list)
     stopped: bool = False
+    at_limit: int = 0
 
 
 IN_ORDER = 4
@@ -213,7 +215,7 @@ class _Solver:
         self._slow = SlowPhase.of(probe)
         self._at_once = fastest_batch(self.n, len(probe), probe.device)
         self._momentum = momentum_for(len(parts)) if options.momentum is None else options.momentum
-        self._made = 0
+        self._made = self._at_limit = 0
         self._most_lit = self._no_light()
         for part in parts:
             torch.maximum(self._most_lit, self._light_of(part), out=self._most_lit)
@@ -293,6 +295,7 @@ class _Solver:
     def fix_gauge(self) -> None:
         """Once, at the end: moving object and probe in between would cost the momentum its direction."""
         if self.options.refine_positions:
+            self._at_limit = self.positions.at_limit()
             row, column = self.positions.without_mean()
             self.canvas = torch.roll(self.canvas, (-row, -column), (0, 1))
         if self.options.refine_probe:
@@ -322,7 +325,9 @@ class _Solver:
 
     def result(self, errors: list[float], stopped: bool) -> Refined:
         where = self.positions
-        return Refined(self.canvas, self.probe, where.starts, where.fractions, where.correction, errors, stopped)
+        return Refined(
+            self.canvas, self.probe, where.starts, where.fractions, where.correction, errors, stopped, self._at_limit
+        )
 
 
 def _norms(pieces: Sequence[_Piece], object_step: Tensor, probe_step: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from ptycho.geometry import Canvas
 from ptycho.raw_data import RawData
 from ptycho.simulation.probes import HC_EV_M
 from ptycho_torch.calibration import central_part
-from ptycho_torch.data.parts import steps_of
+from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.physics.propagation import focal_depth_px2, fresnel
@@ -55,7 +55,8 @@ def refocused(
     counts = detector_order(scan.counts(torch.arange(scan.raw.n_frames))).to(device)
     masked = raw.bad_pixels is not None
     good = detector_order(torch.from_numpy(raw.good_pixels.copy())).to(device) if masked else None
-    guess, parts = torch.from_numpy(np.ascontiguousarray(probe)).to(device), steps_of(scan.xy, seed=seed)
+    guess = torch.from_numpy(np.ascontiguousarray(probe)).to(device)
+    parts = steps_of(scan.xy, frames_per_step(scan.raw.n_frames, raw.N, len(probe)), seed)
     with progress.task("Focusing the probe", None, "trial") as step:
 
         def misfit_at(distance_px2: float) -> float:
@@ -101,11 +102,10 @@ def moved(scan: PlacedScan, refined: Refined) -> tuple[PlacedScan, NDArray[np.fl
     return placed, scan.raw.xcoords + by[:, 1], scan.raw.ycoords + by[:, 0]
 
 
-def told_of_moves(moved_px: Tensor) -> tuple[dict[str, Any], str]:
-    """How far frames were moved, (F, 2) pixels, in plain types and as a note."""
+def told_of_moves(moved_px: Tensor, at_limit: int) -> tuple[dict[str, Any], str]:
+    """How far frames were moved, (F, 2) pixels, in plain types and as a note; and how many as far as they may."""
     by = moved_px.cpu().numpy().astype(np.float64)
     distance = np.hypot(by[:, 0], by[:, 1])
-    at_limit = int((np.abs(by) > LIMIT_PX - 0.5).any(axis=1).sum())
     facts = {
         "rms_px": float(np.sqrt(np.mean(distance**2))), "largest_px": float(distance.max()), "at_limit": at_limit,
         "limit_px": LIMIT_PX,

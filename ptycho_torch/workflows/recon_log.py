@@ -62,7 +62,7 @@ class ReconstructionLog(pl.Callback):
         epoch = trainer.current_epoch + 1
         if self.scan is None or epoch % self.every or not trainer.is_global_zero:
             return
-        frames, used = self._frames(self.scan)
+        frames, used = self._frames(self.scan, pl_module.data_config.C)
         canvas = self._object(pl_module, frames)
         shown = self._shown(used)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -76,14 +76,15 @@ class ReconstructionLog(pl.Callback):
             lit = np.ones(tuple(canvas.shape), dtype=bool)
             self._write(trainer, plotting.phase_figure(canvas.cpu().numpy(), lit), "object", epoch)
 
-    def _frames(self, scan: PlacedScan) -> tuple[PlacedScan, NDArray[np.int64]]:
-        """The frames that are used, and their numbers in the scan, sorted."""
+    def _frames(self, scan: PlacedScan, group: int) -> tuple[PlacedScan, NDArray[np.int64]]:
+        """The frames that are used, at least one ``group``, and their numbers in the scan, sorted."""
         total = scan.raw.n_frames
-        if self.most_frames is None or self.most_frames >= total:
+        most = total if self.most_frames is None else max(self.most_frames, group)
+        if most >= total:
             return scan, np.arange(total)
         distance = np.sum((scan.xy - np.median(scan.xy, axis=0)) ** 2, axis=1)
         wanted = {i for i in self.indices or () if i < total}
-        used = np.array(sorted(wanted | set(np.argsort(distance, kind="stable")[: self.most_frames].tolist())))
+        used = np.array(sorted(wanted | set(np.argsort(distance, kind="stable")[:most].tolist())))
         return PlacedScan.of(scan.raw.subset(used)), used
 
     def _shown(self, used: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from ptycho_torch.data.parts import frames_per_step, steps_of
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.misfit import Misfit
-from ptycho_torch.physics.batches import fastest_batch, frames_that_can_be_kept
+from ptycho_torch.physics.batches import fastest_batch
 from ptycho_torch.physics.detector import detector_order, roots
 from ptycho_torch.reassembly import StreamedFrames
 from ptycho_torch.solvers.projection import vacuum
@@ -85,9 +85,7 @@ class RefinementSettings:
 
     def frames_per_step(self, n_frames: int, N: int, modes: int) -> int:
         """The batch size for a scan."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return min(frames_per_step(n_frames), frames_that_can_be_kept(N, modes))
+        return frames_per_step(n_frames, N, modes) if self.batch_size is None else self.batch_size
 
 
 def torch_device(accelerator: str) -> torch.device:
@@ -194,7 +192,7 @@ def _refined_from(
     taken = time.perf_counter() - refining
     scan, x, y = moved(scan, refined)
     if settings.refine_positions:
-        corrections["positions"], note = told_of_moves(refined.moved_px)
+        corrections["positions"], note = told_of_moves(refined.moved_px, refined.at_limit)
         notes.append(note)
     found = _orthogonal(refined.probe)
     after = _streamed(scan, found, batch, device).deviance(refined.canvas[None])
@@ -249,6 +247,7 @@ def refined_outcome(
         losses={**outcome.losses, "refinement": refined.losses.get("train", [])},
         notes=[*outcome.notes, *(note for note in refined.notes if note not in outcome.notes)],
         settings={**outcome.settings, "refinement": refined.settings},
+        corrections={**outcome.corrections, **refined.corrections},
         frame_deviance=refined.frame_deviance,
         detector_residual=refined.detector_residual,
     )

@@ -94,8 +94,11 @@ def _lit(payload: TrainingPayload, source: Any, notes: list[str], before: Sequen
     probe = guess
     if config.calibrate_probe and groups is None:
         known = _same_guess(raw, before, mask)
-        probe = _calibrated(raw, guess, config, payload.execution_config) if known is None else known
-        probe = probe if mask is None else calibration.masked_probe(raw, probe, mask)
+        if known is None:
+            probe = _calibrated(raw, guess, config, payload.execution_config)
+            probe = probe if mask is None else calibration.masked_probe(raw, probe, mask)
+        else:  # it was masked when it was calibrated
+            probe = known
         _note(notes, "The probe was refined before training; the result uses the refined one.")
     elif config.calibrate_probe:
         _note(notes, "The probe was not refined: positions are known within groups only.")
@@ -106,6 +109,9 @@ def _placed(payload: TrainingPayload, source: Any, trained: Sequence[LitScan]) -
     config, model = payload.tf_training_config, payload.pt_model_config
     raw, groups = scan_of(source, object_big=model.object_big, nphotons=config.nphotons)
     config_factory.check_frame_size(payload.pt_data_config.N, raw.N, raw.source)
+    if groups is None:
+        raw = _as_stated(raw, config)
+        _check_domain(raw, config)
     placed = PlacedScan.of(raw)
     labels = labels_for(placed, groups is not None) if needs_labels(model, payload.pt_training_config) else None
     mask = calibration.mask_of(model, raw.N)
@@ -154,9 +160,10 @@ def _chosen_frames(raw: RawData, config: TrainingConfig) -> RawData:
     if config.n_subsample is not None:
         seed = config.seed if config.subsample_seed is None else config.subsample_seed
         raw = subsample(raw, config.n_subsample, seed)
-    if raw.n_frames < MIN_FRAMES:
+    least = max(MIN_FRAMES, config.model.gridsize**2)
+    if raw.n_frames < least:
         raise InputError(
-            f"{raw.source}: found {raw.n_frames} frame(s), expected at least {MIN_FRAMES} overlapping ones. "
+            f"{raw.source}: found {raw.n_frames} frame(s), expected at least {least} overlapping ones. "
             "A network cannot be trained on so few; take more frames, or reconstruct with a trained model."
         )
     return raw

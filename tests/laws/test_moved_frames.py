@@ -126,6 +126,19 @@ def test_the_mean_can_be_taken_out_in_whole_pixels():
     torch.testing.assert_close(positions.correction, by - torch.tensor([1, -2]))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_mean_moves_no_frame_beyond_the_limit(sign):
+    """Most frames move one way, and one is stopped by the limit on the other side: the canvas has no more room."""
+    _, positions = placed(room=9)
+    by = sign * torch.tensor([[4.2, 4.0], [3.9, 4.1], [-11.0, 2.0]], dtype=torch.float64)
+    positions.move(torch.arange(3), by)
+    assert positions.at_limit() == 1
+    assert positions.without_mean() == (0, 3 * sign)  # of -1.0 / 3, and of 10.1 / 3
+    assert positions.correction[2, 0] == -LIMIT_PX * sign
+    positions.move(torch.arange(3), sign * torch.tensor([[3.0, 0.0], [3.0, 0.0], [-9.0, 0.0]], dtype=torch.float64))
+    assert positions.without_mean()[0] == 0 and positions.correction.abs().max() <= LIMIT_PX
+
+
 # ---------------------------------------------------------------------- a scan
 
 
@@ -153,7 +166,7 @@ class Displaced:
 
     def refine(self, **options):
         start = torch.ones(self.canvas.shape, dtype=torch.complex128)
-        parts = steps_of((self.starts + self.fractions).numpy())
+        parts = steps_of((self.starts + self.fractions).numpy(), 20)
         return refine(lambda at: self.amplitudes[at], self.starts, self.fractions, parts, start, self.probe,
                       RefinementOptions(**options))  # fmt: skip
 

@@ -313,7 +313,7 @@ class Scan:
         amplitudes = self.amplitudes if amplitudes is None else amplitudes
         start = torch.ones(self.height, self.width, dtype=torch.complex64)
         return refine(
-            lambda batch: amplitudes[batch], self.starts, self.fractions, steps_of(self.xy, seed=seed), start,
+            lambda batch: amplitudes[batch], self.starts, self.fractions, steps_of(self.xy, 25, seed), start,
             torch.from_numpy(self.guess if probe is None else probe), RefinementOptions(**options),
             good_pixels=good, support=support, on_epoch=on_epoch,
         )  # fmt: skip

@@ -45,11 +45,18 @@ def test_seeds():
 
 @pytest.mark.parametrize(("frames", "expected"), [(10, 16), (64, 16), (600, 150), (601, 151), (10**6, 256)])
 def test_a_quarter_of_the_frames_makes_a_step(frames, expected):
-    assert frames_per_step(frames) == expected
+    assert frames_per_step(frames, 64, 1) == expected
+
+
+@pytest.mark.parametrize(("N", "modes"), [(512, 4), (1024, 5), (2048, 8)])
+def test_a_step_of_large_frames_has_fewer(N, modes):
+    """Their probes and patches of the object, complex of 8 bytes, fit into 1 GiB."""
+    n = frames_per_step(10**6, N, modes)
+    assert frames_per_step(10**6, 4096, 8) == 1 and n * (modes + 1) * N * N * 8 <= 2**30 < (n + 1) * (modes + 1) * N * N * 8
 
 
 def test_batches_of_about_the_size_asked_for():
     xy = scattered(100)
-    assert [len(part) for part in steps_of(xy)] == [25] * 4
+    assert [len(part) for part in steps_of(xy, 25)] == [25] * 4
     assert len(steps_of(xy, 16)) == 7 and len(steps_of(xy, 1000)) == 1
     assert max(map(len, steps_of(xy, 16))) <= 16

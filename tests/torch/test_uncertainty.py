@@ -52,7 +52,17 @@ def test_a_repeat_is_drawn_once_and_for_all(raw, monkeypatch):
     assert kept.mean_counts_per_frame() != raw.mean_counts_per_frame()
 
 
-@pytest.mark.parametrize("excess", [1.0, 2.5])
+@pytest.mark.parametrize("bytes_kept", [0, 2**28])
+def test_a_part_of_a_repeat_has_the_counts_of_its_frames(raw, monkeypatch, bytes_kept):
+    monkeypatch.setattr("ptycho_torch.data.repeats._KEPT_BYTES", bytes_kept)
+    whole = repeat_of(raw)
+    part = whole.subset(np.array([31, 7, 40]), copy=False)
+    np.testing.assert_array_equal(part.counts(), whole.counts(np.array([31, 7, 40])))
+    np.testing.assert_array_equal(part.subset(slice(1, 3)).counts(np.array([1])), whole.counts(np.array([40])))
+    assert part.mean_counts_per_frame() == pytest.approx(part.counts().sum(axis=(1, 2), dtype=np.float64).mean())
+
+
+@pytest.mark.parametrize("excess", [0.04, 1.0, 2.5])
 def test_simulated_counts_have_the_mean_and_the_variance_that_are_asked_for(raw, excess):
     counts = repeat_of(raw, excess=excess).counts(np.array([0, 4]))
     for found, mean in zip(counts, (3.0, 15.0), strict=True):
