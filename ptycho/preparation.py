@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ptycho.errors import InputError
 from ptycho.io.mask_files import read_mask
 from ptycho.raw_data import RawData
+from ptycho.units import tell_of_units
 from ptycho.validation import check_bad_pixels, chunks
 
 __all__ = ["Preparation", "object_pixel_size_m", "read_prepared_scan", "without_empty_frames"]
@@ -51,7 +52,7 @@ class Preparation:
 
 
 def read_prepared_scan(path: str | Path, preparation: Preparation, **stated: Any) -> RawData:
-    """A scan with everything applied; what was masked and left out is logged.
+    """A scan with everything applied; what was masked, left out or looks like another unit is logged.
 
     stated: see RawData.from_file. Raises InputError or MissingFileError, for the scan and for the mask.
     """
@@ -66,6 +67,7 @@ def read_prepared_scan(path: str | Path, preparation: Preparation, **stated: Any
         entries["background_counts"] = preparation.background
     entries.update(_geometry(entries, preparation, np.shape(frames)[-1], source))
     raw = RawData(**entries)
+    tell_of_units(raw, preparation.detector_pixel_m)
     return raw if preparation.keep_empty else without_empty_frames(raw)
 
 

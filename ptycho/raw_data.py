@@ -25,6 +25,7 @@ from ptycho.grouped_data import (
 from ptycho.measured import ChosenFrames, MeasuredFrames
 from ptycho.probe import normalise_probe, probe_power
 from ptycho.validation import (
+    LEAST_SPAN_PX,
     check_bad_pixels,
     check_frame_values,
     check_frames_shape,
@@ -287,7 +288,7 @@ class RawData(MeasuredFrames):
         index = np.zeros(n, dtype=np.int64) if scan_index is None else scan_index
         self.scan_index = check_index_vector(index, "scan_index", n, name)
         span = max(np.ptp(self.xcoords), np.ptp(self.ycoords))
-        if n > 1 and span < 1e-2:
+        if n > 1 and span < LEAST_SPAN_PX:
             logger.warning(
                 "%s: all positions lie within %.3g pixels; expected object pixels. Are these metres?",
                 name,

@@ -14,6 +14,7 @@ from ptycho import progress
 from ptycho.errors import InputError
 
 __all__ = [
+    "LEAST_SPAN_PX",
     "fault",
     "check_positions",
     "check_positions_differ",
@@ -29,8 +30,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+LEAST_SPAN_PX = 0.5
+"""Positions that span less than this say nothing: all frames were taken at one place, or they are in metres."""
+
 _CHUNK_BYTES = 2**26
-_LEAST_SPAN_PX = 0.5
 _IMPOSSIBLE_COUNT = 2**31 - 1  # what 32-bit detectors write for pixels that did not work
 
 
@@ -89,11 +92,12 @@ def check_positions_differ(source: str, x: npt.NDArray[np.floating[Any]], y: npt
     Positions in metres look like that, and nothing can be reconstructed from them.
     """
     spans = np.ptp(x), np.ptp(y)
-    if len(x) > 1 and max(spans) < _LEAST_SPAN_PX:
+    if len(x) > 1 and max(spans) < LEAST_SPAN_PX:
         raise fault(
             source, "xcoords, ycoords", f"positions that span {spans[0]:.3g} x {spans[1]:.3g} px",
             "object pixels, and frames that overlap in part",
-            "Positions in metres are divided by the side of the object pixel in metres.",
+            "Positions in metres are divided by the side of the object pixel in metres, those in micrometres by the "
+            "same in micrometres.",
         )  # fmt: skip
 
 

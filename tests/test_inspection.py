@@ -161,10 +161,23 @@ def some(entries, number):
     return {name: entries[name][:number] for name in names}
 
 
+def in_unit(entries, pixel):
+    """Positions in a unit of which the object pixel has so many."""
+    return {name: entries[name] * pixel for name in ("xcoords", "ycoords", "xcoords_start", "ycoords_start")}
+
+
 FAULTS = {
     "few frames": (lambda e: some(e, 20), "Only 20 frames"),
     "far apart": (lambda e: {"xcoords": e["xcoords"] * 5, "ycoords": e["ycoords"] * 5}, "overlap by 0% only"),
     "metres": (lambda e: {"xcoords": e["xcoords"] * 1e-8, "ycoords": e["ycoords"] * 1e-8}, "look like metres"),
+    "millimetres": (lambda e: in_unit(e, 0.01), "look like metres"),
+    "micrometres": (lambda e: in_unit(e, 0.0323), "are they in object pixels?"),
+    "micrometres, pixel known": (lambda e: in_unit(e, 0.0323) | {"pixel_size_m": 3.23e-8}, "(0.0323 here)"),
+    "few frames at one place": (lambda e: some(e, 4) | {"ycoords": np.arange(4.0)} | {"xcoords": np.zeros(4)},
+                                "are they in object pixels?"),
+    "a pixel in micrometres": (lambda e: {"pixel_size_m": 0.0323}, "object pixel of 0.0323 m"),
+    "a pixel below any wavelength": (lambda e: {"pixel_size_m": 1e-15}, "object pixel of 1e-15 m"),
+    "keV": (lambda e: {"photon_energy_ev": 8.8}, "photon energy of 8.8 eV: is it in keV?"),
     "duplicates": (doubled, "2 frames share their position"),
     "a line": (lambda e: {"ycoords": np.full_like(e["ycoords"], 30.0)}, "on a line"),
     "runaway": (lambda e: {"xcoords": np.append(e["xcoords"][:-1], 400.0)}, "runaway"),
@@ -192,6 +205,25 @@ def test_what_is_wrong_is_said(entries, tmp_path, fault):
     found = inspect_file(write(tmp_path, entries, **change(entries)))
     assert any(fragment in warning for warning in found.warnings), found.warnings
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_detector_pixel_in_micrometres_is_asked_about(entries, tmp_path):
+    stated = {"photon_energy_ev": 8800.0, "detector_distance_m": 2.0}
+    path = write(tmp_path, entries)
+    assert inspect_file(path, preparation=Preparation(detector_pixel_m=75e-6, **stated)).warnings == []
+    found = inspect_file(path, preparation=Preparation(detector_pixel_m=75.0, **stated)).warnings
+    assert len(found) == 1 and "detector pixel of 75 m: is it in micrometres?" in found[0]
+
+
+@pytest.mark.parametrize("step", [1.1, 2.0])
+def test_dense_scans_have_nothing_wrong_however_they_are_cropped(entries, tmp_path, step):
+    """Cropping by four divides the steps by four; the positions are no less in object pixels."""
+    rows, columns = np.divmod(np.arange(80), 9)
+    place = {"xcoords": step * columns, "ycoords": step * rows}
+    path = write(tmp_path, entries, **place, pixel_size_m=2e-6, photon_energy_ev=250.0)
+    for crop in (None, SIDE // 4):
+        found = inspect_file(path, crop=crop).warnings
+        assert not [warning for warning in found if "object pixels" in warning], found
 
 
 def test_scans_of_the_simulator_have_nothing_wrong(tmp_path):

@@ -155,3 +155,41 @@ class TestGeometry:
             )
         with pytest.raises(InputError, match="photon energy: found -1"):
             object_pixel_size_m(-1, 2.0, 16, 75e-6)
+
+
+class TestUnits:
+    """What looks like another unit is asked about when a scan is read, by every run."""
+
+    def test_positions_in_micrometres(self, stored, scan_arrays, caplog):
+        small = {name: scan_arrays[name] * 0.05 for name in ("xcoords", "ycoords")}
+        prepared(stored(**small, pixel_size_m=5e-8))
+        assert "are they in object pixels?" in caplog.text and "(0.05 here)" in caplog.text
+        caplog.clear()
+        prepared(stored())
+        assert caplog.text == ""
+
+    def test_without_a_probe(self, stored, scan_arrays, caplog):
+        for probe in (np.zeros((16, 16)), None):
+            small = {name: scan_arrays[name] * 0.05 for name in ("xcoords", "ycoords")}
+            arrays = {key: value for key, value in {**scan_arrays, **small, "probeGuess": probe}.items()}
+            np.savez(stored().with_name("other.npz"), **{k: v for k, v in arrays.items() if v is not None})
+            prepared(stored().with_name("other.npz"))
+            assert "are they in object pixels?" in caplog.text
+            caplog.clear()
+
+    def test_two_exposures_at_each_place(self, stored, scan_arrays, caplog):
+        twice = {name: np.repeat(scan_arrays[name][:6], 2) for name in ("xcoords", "ycoords")}
+        prepared(stored(**twice))
+        assert caplog.text == ""
+        prepared(stored(**{name: values * 0.05 for name, values in twice.items()}))
+        assert "are they in object pixels?" in caplog.text
+
+    def test_lengths_and_energy(self, stored, caplog):
+        for stated, fragment in (
+            ({"pixel_size_m": 0.03}, "object pixel of 0.03 m"),
+            ({"photon_energy_ev": 8.0}, "photon energy of 8 eV: is it in keV?"),
+            ({"photon_energy_ev": 8000.0, "detector_distance_m": 2.0, "detector_pixel_m": 75.0}, "in micrometres?"),
+        ):
+            prepared(stored(), **stated)
+            assert caplog.text.count("WARNING") == 1 and fragment in caplog.text
+            caplog.clear()

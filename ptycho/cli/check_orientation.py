@@ -128,8 +128,9 @@ def _reasons(ranking: Ranking) -> Iterator[str]:
         yield f"No orientation explains the frames better than their mean does ({ranking.mean_frame:.4f})."
     if ranking.frames_verdict == "open":
         yield (
-            "Reasons why nothing is decided: a probe guess that is far from the true one, very few counts, beams that "
-            "hardly overlap, an object with hardly any contrast. Try --frames 500 --epochs 50, or a better guess."
+            "Reasons why nothing is decided: positions in another unit than object pixels (see `ptychopinn inspect`), "
+            "a probe guess that is far from the true one, very few counts, beams that hardly overlap, an object with "
+            "hardly any contrast. Try --frames 500 --epochs 50, or a better guess."
         )
     elif twin.verdict == "open":
         from ptycho_torch.orientation import OWN_TWIN

@@ -19,7 +19,7 @@ from ptycho.cli.options import HeadedCommand
 __all__ = ["inspect"]
 
 # What these say while a scan is read is part of what is shown.
-_TOLD_ANYWAY = ("ptycho.raw_data", "ptycho.measured", "ptycho.validation", "ptycho.io.npz")
+_TOLD_ANYWAY = ("ptycho.raw_data", "ptycho.measured", "ptycho.validation", "ptycho.io.npz", "ptycho.units")
 
 
 @click.command(cls=HeadedCommand, short_help="Show what a file holds, and what will not work.")

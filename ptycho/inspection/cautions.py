@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ptycho.geometry import MAX_CANVAS_PIXELS
+from ptycho.validation import LEAST_SPAN_PX
 
 if TYPE_CHECKING:
     from ptycho.inspection.scan import FrameFigures
@@ -18,8 +19,6 @@ __all__ = ["scan_warnings"]
 
 FEW_FRAMES = 64
 LEAST_OVERLAP = 0.5
-SMALL_SPAN_PX = 1e-2
-"""Positions that span less than this were stored in metres."""
 OFF_CENTER = 1 / 16
 """Of the side of a frame."""
 DIM = 100.0
@@ -34,13 +33,18 @@ Sections = dict[str, dict[str, Any]]
 
 
 def scan_warnings(
-    sections: Sections, raw: RawData, probe: npt.NDArray[np.complex64] | None, figures: FrameFigures
+    sections: Sections,
+    raw: RawData,
+    probe: npt.NDArray[np.complex64] | None,
+    figures: FrameFigures,
+    units: Iterable[str] = (),
 ) -> list[str]:
-    """Sentences for people, the gravest first."""
+    """Sentences for people, the gravest first. units: what ptycho.units asks about the scan before it was cropped."""
     return [
         *_about_frames(sections["frames"], figures),
         *_about_center(sections, raw, figures),
         *_about_positions(sections, raw),
+        *units,
         *_about_probe(sections["probe_guess"], probe),
         *_about_size(sections),
     ]
@@ -108,10 +112,10 @@ def _spread(frame: npt.NDArray[np.float64]) -> float:
 def _about_positions(sections: Sections, raw: RawData) -> Iterator[str]:
     positions, diameter = sections["positions"], sections["probe_guess"].get("beam_diameter_px")
     span = max(np.ptp(raw.xcoords), np.ptp(raw.ycoords))
-    if raw.n_frames > 1 and span < SMALL_SPAN_PX:
+    if raw.n_frames > 1 and span < LEAST_SPAN_PX:
         yield (
-            f"All positions lie within {span:.3g} px: they look like metres. Divide them by the object pixel "
-            "(wavelength * distance / (N * detector pixel))."
+            f"All positions lie within {span:.3g} px: they look like metres, or another unit of length. "
+            "Divide them by the object pixel in the same unit (wavelength * distance / (N * detector pixel))."
         )
         return
     same = positions.get("frames_at_a_place_of_another")

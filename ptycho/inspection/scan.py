@@ -19,6 +19,7 @@ from ptycho.preparation import EMPTY, Preparation, read_prepared_scan
 from ptycho.probe import normalise_probe
 from ptycho.raw_data import RawData
 from ptycho.simulation.figures import nearest_distances
+from ptycho.units import unit_cautions
 from ptycho.validation import chunks
 
 __all__ = ["FrameFigures", "inspect_scan"]
@@ -52,6 +53,7 @@ def inspect_scan(path: Path, preparation: Preparation, crop: int | None, stated:
     raw = read_prepared_scan(path, dataclasses.replace(preparation, keep_empty=True), **kept)
     if raw.diff3d is None:
         raise InputError(f"{path}: diff3d: found no frames, expected diffraction frames. Name a scan.")
+    units = unit_cautions(raw, preparation.detector_pixel_m)
     if crop is not None:
         raw = raw.crop(crop)
     domain, reason = _domain(raw)
@@ -71,7 +73,7 @@ def inspect_scan(path: Path, preparation: Preparation, crop: int | None, stated:
         },
         size_bytes=path.stat().st_size,
     )
-    found.warnings = scan_warnings(found.sections, raw, probe, figures)
+    found.warnings = scan_warnings(found.sections, raw, probe, figures, units)
     return found
 
 

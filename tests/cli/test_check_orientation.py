@@ -73,6 +73,7 @@ def test_nothing_is_decided_by_frames_of_noise(raw, tmp_path):
     RawData(raw.xcoords, raw.ycoords, diff3d=noise, probeGuess=raw.probeGuess).to_file(path)
     text = " ".join(run("check-orientation", path, *QUICK).stdout.split())
     assert "not decided" in text and "Reasons why nothing is decided" in text and "To change in the file" not in text
+    assert "positions in another unit than object pixels" in text
     assert "No orientation explains the frames better than their mean does" in text
 
 

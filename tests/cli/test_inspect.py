@@ -74,6 +74,17 @@ def test_warnings_come_last_and_once(tmp_path, scan):
     )
 
 
+def test_micrometres_are_told_once(tmp_path, scan):
+    entries = dict(np.load(scan))
+    for name in ("xcoords", "ycoords"):
+        entries[name] = entries[name] * 0.0323
+    np.savez(tmp_path / "um.npz", **entries)
+    result = run("inspect", tmp_path / "um.npz")
+    assert result.exit_code == 0 and result.stderr == ""
+    text = " ".join(result.stdout.split())
+    assert text.count("are they in object pixels?") == 1 and "Nothing speaks against" not in text
+
+
 def test_a_checkpoint(checkpoint):
     path, parameters = checkpoint
     found = json.loads(run("inspect", path, "--json").stdout)
