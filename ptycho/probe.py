@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ptycho.errors import InputError
 
 __all__ = [
+    "GUESS_REMEDY",
     "normalise_probe",
     "mode_axis_first",
     "set_probe_guess",
@@ -28,6 +29,11 @@ __all__ = [
     "scale_probe_to_counts",
     "probe_diameter",
 ]
+
+GUESS_REMEDY = (
+    'Give a guess of about the right width and defocus: make_probe("zone_plate", N, optics=ZonePlate.from_si(...)) or '
+    'make_probe("disk", N, diameter=..., curvature=...) of ptycho.diffsim, see docs/common_mistakes.md.'
+)
 
 ComplexArray = npt.NDArray[np.complex64]
 
@@ -172,7 +178,7 @@ def scale_probe_to_counts(
         raise InputError(
             "probeGuess: the probe is zero, or puts nothing on the good detector pixels; expected a probe "
             "with some "
-            "power. Give a probe guess (a disk or a Gaussian of about the right size is enough)."
+            f"power. {GUESS_REMEDY}"
         )
     return (modes * math.sqrt(mean_counts / total)).astype(np.complex64)
 

@@ -23,7 +23,7 @@ from ptycho.grouped_data import (
     normalize_data,
 )
 from ptycho.measured import ChosenFrames, MeasuredFrames
-from ptycho.probe import normalise_probe, probe_power
+from ptycho.probe import GUESS_REMEDY, normalise_probe, probe_power
 from ptycho.validation import (
     LEAST_SPAN_PX,
     check_bad_pixels,
@@ -146,7 +146,7 @@ class RawData(MeasuredFrames):
                 "probeGuess",
                 "no probe",
                 "a complex (N, N) or (modes, N, N) array",
-                "Add a probe guess to the scan; a disk of about the right size is enough.",
+                GUESS_REMEDY,
             )
         probe = normalise_probe(self.probeGuess, source=f"{self.source}: probeGuess")
         if probe_power(probe) == 0:
@@ -154,7 +154,7 @@ class RawData(MeasuredFrames):
                 "probeGuess",
                 "a probe of zeros",
                 "a probe with some power",
-                "Give a probe guess; a disk of about the right size is enough.",
+                GUESS_REMEDY,
             )
         return probe
 

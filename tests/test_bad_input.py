@@ -122,6 +122,17 @@ def test_a_probe_of_zeros_or_none_is_refused_where_it_is_used(scan_arrays):
         _ = raw.probe
 
 
+def test_who_has_no_probe_is_told_what_makes_one_that_works(scan_arrays):
+    """A flat disk where the beam is out of focus reconstructs nothing: width alone is not enough."""
+    for guess in (None, np.zeros((16, 16))):
+        raw = RawData(**{**scan_arrays, "probeGuess": guess})
+        with pytest.raises(InputError) as error:
+            _ = raw.probe
+        for fragment in ("width and defocus", 'make_probe("disk", N, diameter=', "curvature=", "common_mistakes.md"):
+            assert fragment in str(error.value)
+        assert "is enough" not in str(error.value)
+
+
 def test_frames_without_counts(scan_arrays):
     raw = RawData(**{**scan_arrays, "diff3d": np.zeros((12, 16, 16), dtype=np.uint16)})
     with pytest.raises(InputError, match="without a single count"):

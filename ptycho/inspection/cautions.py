@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptycho.geometry import MAX_CANVAS_PIXELS
+from ptycho.probe import GUESS_REMEDY
 from ptycho.validation import LEAST_SPAN_PX
 
 if TYPE_CHECKING:
@@ -136,14 +137,14 @@ def _about_positions(sections: Sections, raw: RawData) -> Iterator[str]:
 
 def _about_probe(guess: dict[str, Any], probe: npt.NDArray[np.complex64] | None) -> Iterator[str]:
     if probe is None:
-        yield "No probe guess: add probeGuess, complex N x N; a beam of about the right size and defocus is enough."
+        yield f"No probe guess: add probeGuess, complex N x N. {GUESS_REMEDY}"
         return
     if not guess["power"] > 0:
-        yield "The probe guess is zero: give a beam of about the right size and defocus."
+        yield f"The probe guess is zero. {GUESS_REMEDY}"
         return
     modulus = np.abs(probe)
     if np.ptp(modulus) <= 1e-3 * modulus.max():
-        yield "The probe guess is the same everywhere, as a placeholder is: give a beam of about the right size."
+        yield f"The probe guess is the same everywhere, as a placeholder is. {GUESS_REMEDY}"
         return
     intensity = (modulus.astype(np.float64) ** 2).sum(axis=0)
     edge = 1 - intensity[2:-2, 2:-2].sum() / intensity.sum()
