@@ -92,7 +92,7 @@ def decide_domain(
                 "counts, but the "
                 "squares of the values are whole numbers, which speaks for amplitudes. State "
                 "measurement_domain="
-                "'intensity' or 'amplitude'."
+                "'intensity' or 'amplitude' (on the command line --measurement-domain intensity or amplitude)."
             )
         return "amplitude", f"{dtype} values whose squares are whole numbers: square roots of photon counts"
     if marks:
@@ -106,7 +106,8 @@ def decide_domain(
         "their squares are whole numbers, and the file has neither bad_pixels nor a probe with modes. State "
         "measurement_domain='intensity' (counts), 'amplitude' (square roots of counts), or "
         "'normalized_amplitude' "
-        "together with nphotons (mean photons per frame)."
+        "together with nphotons (mean photons per frame). On the command line: --measurement-domain intensity, and "
+        "so on."
     )
 
 

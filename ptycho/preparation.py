@@ -16,7 +16,7 @@ from ptycho.errors import InputError
 from ptycho.io.mask_files import read_mask
 from ptycho.raw_data import RawData
 from ptycho.units import tell_of_units
-from ptycho.validation import check_bad_pixels, chunks
+from ptycho.validation import check_bad_pixels, chunks, wrong_values
 
 __all__ = ["Preparation", "object_pixel_size_m", "read_prepared_scan", "without_empty_frames"]
 
@@ -33,10 +33,10 @@ class Preparation:
     """What is stated about a scan; None and False leave the file as it is.
 
     mask: file of bad pixels, see ptycho.io.mask_files. saturation: pixels that reach this stored value in any frame
-    are masked. sentinel: stored values that stand for pixels that did not work. mask_invalid: mask pixels that are NaN,
-    infinite or negative in any frame. background: constant, in counts per pixel, taken off. keep_empty: do not leave
-    out frames without beam. pixel_size_m: of the object; or it follows from photon_energy_ev, detector_distance_m and
-    detector_pixel_m.
+    are masked. sentinel: stored values that stand for pixels that did not work. mask_invalid: mask pixels that in any
+    frame are NaN, infinite, negative, the largest of an 8- or 16-bit type, or a whole number from 2**31 - 1 on.
+    background: constant, in counts per pixel, taken off. keep_empty: do not leave out frames without beam.
+    pixel_size_m: of the object; or it follows from photon_energy_ev, detector_distance_m and detector_pixel_m.
     """
 
     mask: Path | None = None
@@ -108,8 +108,10 @@ def _found_in_values(frames: Any, preparation: Preparation) -> dict[str, npt.NDA
             add(f"saturated (>= {preparation.saturation:g})", block >= preparation.saturation)
         for value in preparation.sentinel:
             add(f"value {value:g}", block == value)
-        if preparation.mask_invalid and block.dtype.kind in "fi":
-            add("not finite, or negative", ~(block >= 0) | ~np.isfinite(block))
+        if preparation.mask_invalid and block.dtype.kind in "fiu":
+            wrong, full = wrong_values(block)
+            add("not finite, negative or impossibly large", wrong)
+            add(f"the largest {block.dtype}", full)
     return found
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "check_frames_shape",
     "check_frame_values",
     "check_bad_pixels",
+    "wrong_values",
     "check_object",
     "check_index_vector",
     "chunks",
@@ -226,7 +227,7 @@ def check_frame_values(
     always = np.ones(frames.shape[1:], dtype=bool)  # pixels that are wrong in every frame that is wrong
     for part in chunks(frames, "Checking the frames"):
         block = np.asarray(frames[part])
-        wrong, full = _wrong_values(block)
+        wrong, full = wrong_values(block)
         if bad_pixels is not None:
             wrong &= ~bad_pixels
             full &= ~bad_pixels
@@ -242,7 +243,8 @@ def check_frame_values(
             always &= wrong[hit].all(axis=0)
     if saturated:
         logger.warning(
-            "%s: %s: %d values equal the largest %s; saturated pixels spoil the fit: add them to bad_pixels.",
+            "%s: %s: %d values equal the largest %s; saturated pixels spoil the fit: mask them (--mask-invalid, or "
+            "bad_pixels).",
             source,
             key,
             saturated,
@@ -260,12 +262,19 @@ def check_frame_values(
         f"{bad_total} {what} values in {bad_frames} of {frames.shape[0]} frames (the first at frame "
         f"{first[0]}, row {first[1]}, column {first[2]}: {value})",
         "counts or amplitudes that are zero or more",
-        "Mark those detector pixels in a boolean (N, N) array bad_pixels (True = bad), or remove the "
-        f"frames.{hint}",
+        f"Mask those detector pixels: {_flags_against(value)} on the command line, or a boolean (N, N) array "
+        "bad_pixels (True = bad)"
+        f"{', or remove the frames' if bad_frames < frames.shape[0] else ''}.{hint}",
     )
 
 
-def _wrong_values(block: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _flags_against(value: Any) -> str:
+    """The flags that mask pixels with a value that cannot be measured."""
+    counted = isinstance(value, np.integer) and value >= 0
+    return f"--sentinel {value} or --mask-invalid" if counted else "--mask-invalid"
+
+
+def wrong_values(block: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Where values cannot be counts or amplitudes, and where 8- and 16-bit counters stand at their end."""
     if block.dtype.kind == "f":
         return ~(block >= 0) | np.isinf(block), np.zeros(block.shape, dtype=bool)

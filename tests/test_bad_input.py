@@ -151,6 +151,33 @@ def test_dead_pixels_are_pointed_out_and_a_mask_is_the_remedy(scan_arrays):
     assert raw.mean_counts_per_frame() > 0
 
 
+@pytest.mark.parametrize(("value", "dtype", "flags"), [
+    (2**32 - 1, np.uint32, "--sentinel 4294967295"), (2**31 - 1, np.int32, "--sentinel 2147483647"),
+    (2**64 - 1, np.uint64, "--sentinel 18446744073709551615"), (-1, np.int32, "--mask-invalid"),
+    (np.nan, np.float32, "--mask-invalid"), (-2.5, np.float64, "--mask-invalid"),
+])  # fmt: skip
+def test_the_flag_that_masks_bad_values_is_named(scan_arrays, value, dtype, flags):
+    frames = scan_arrays["diff3d"].astype(dtype)
+    frames[:, 5, 6] = value
+    with pytest.raises(InputError) as error:
+        RawData(**{**scan_arrays, "diff3d": frames})
+    assert flags in str(error.value) and "command line" in str(error.value)
+    assert "remove the frames" not in str(error.value)  # nothing would be left
+    frames = scan_arrays["diff3d"].astype(dtype)
+    frames[3, 5, 6] = value
+    with pytest.raises(InputError, match=f"{flags}.* or remove the frames"):
+        RawData(**{**scan_arrays, "diff3d": frames})
+
+
+def test_the_flag_that_states_the_domain_is_named(scan_arrays):
+    probe = scan_arrays["probeGuess"]
+    unclear, contrary = scan_arrays["diff3d"] * 0.37, np.sqrt(scan_arrays["diff3d"])
+    for frames, guess in ((unclear, probe), (contrary, probe[None])):
+        raw = RawData(**{**scan_arrays, "diff3d": frames, "probeGuess": guess})
+        with pytest.raises(InputError, match="--measurement-domain intensity"):
+            _ = raw.measurement_domain
+
+
 def test_saturated_pixels_are_reported(scan_arrays, caplog):
     frames = scan_arrays["diff3d"].copy()
     frames[2, 3, 4] = 65535

@@ -101,6 +101,17 @@ class TestMasking:
         raw = prepared(stored(frames, measurement_domain="intensity"), mask_invalid=True)
         assert {tuple(p) for p in np.argwhere(raw.bad_pixels)} == {(1, 2), (3, 3), (9, 9)}
 
+    @pytest.mark.parametrize(("dtype", "values"), [
+        (np.uint32, (2**32 - 1, 2**31 - 1, 2**32 - 2)), (np.int64, (-1, 2**31 - 1, 2**63 - 1)),
+        (np.uint16, (65535, 65535, 65535)), (np.uint8, (255, 255, 255)),
+    ])  # fmt: skip
+    def test_whole_numbers_that_are_no_counts(self, stored, scan_arrays, dtype, values):
+        frames = scan_arrays["diff3d"].astype(dtype)
+        frames[0, 1, 2], frames[4, 3, 3], frames[5, 9, 9] = values
+        frames[6, 7, 7] = 200
+        raw = prepared(stored(frames), mask_invalid=True)
+        assert {tuple(p) for p in np.argwhere(raw.bad_pixels)} == {(1, 2), (3, 3), (9, 9)}
+
     def test_a_detector_that_is_mostly_masked_is_told(self, stored, scan_arrays, caplog):
         raw = prepared(stored(), saturation=float(np.percentile(scan_arrays["diff3d"].max(axis=0), 50)))
         assert raw.bad_pixels.mean() > 0.3 and "% of the detector is masked" in caplog.text

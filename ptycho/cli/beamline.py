@@ -25,7 +25,7 @@ _OPTIONS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("--sentinel", "sentinel", Numbers(), _DETECTOR,
      "Mask detector pixels that hold one of these stored values in any frame, as 4294967295 or -1,65535."),
     ("--mask-invalid", "mask_invalid", None, _DETECTOR,
-     "Mask detector pixels that are NaN, infinite or negative in any frame."),
+     "Mask detector pixels that in any frame are NaN, infinite, negative, or the largest their integer type can hold."),
     ("--background", "background", FROM_ZERO, _DETECTOR,
      "Constant background in counts per pixel; it is taken off."),
     ("--keep-empty", "keep_empty", None, _DETECTOR,
