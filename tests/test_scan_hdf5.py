@@ -139,6 +139,61 @@ def test_mistakes(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.h5", "folder.h5", "product.h5", "scan.h5"]
 
 
+@pytest.fixture
+def facility(tmp_path):
+    """A file as beamlines write it: frames and positions in groups, and much else; some frames in another file."""
+    raw = small_scan()
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file["entry/data/data_000001"] = raw.diff3d
+    with h5py.File(tmp_path / "master.h5", "w") as file:
+        file["entry/data/data"] = raw.diff3d
+        file["entry/data/data_000001"] = h5py.ExternalLink("frames.h5", "/entry/data/data_000001")
+        file["entry/sample/x"], file["entry/sample/y"] = raw.xcoords, raw.ycoords
+        file["entry/same"] = h5py.SoftLink("/entry/data/data")
+        file["entry/data/above"] = file["entry"]  # a ring of hard links
+        for number in range(30):
+            file[f"entry/instrument/number_{number}"] = number
+    return raw, tmp_path / "master.h5"
+
+
+def test_a_file_with_groups_is_answered_with_what_is_in_them(facility):
+    _, path = facility
+    for read in (RawData.from_file, lambda file: run("inspect", file).stderr):
+        try:
+            text = read(path)
+        except InputError as error:
+            text = str(error)
+        assert "master.h5: keys: found entry/data/data (60 x 32 x 32 uint16), " in text, text
+        assert "entry/sample/x (60 float64)" in text and "entry/data/data_000001 (in frames.h5)" in text
+        assert "diff3d (or diffraction), xcoords, ycoords in the root of the file" in text
+        assert text.count("entry/") <= 22 and "14 more" in text and "ExternalLink" in text
+
+
+def test_some_keys_in_the_root_and_others_in_groups(facility):
+    _, path = facility
+    with h5py.File(path, "a") as file:
+        file["diff3d"] = h5py.SoftLink("/entry/data/data")
+    with pytest.raises(InputError, match=r"entry/sample/x \(60 float64\).*expected xcoords, ycoords in the root"):
+        RawData.from_file(path)
+
+
+@pytest.mark.parametrize("chunks", [None, (8, 32, 32)])
+def test_links_to_other_files_are_followed(facility, tmp_path, chunks):
+    raw, path = facility
+    with h5py.File(path, "a") as file:
+        if chunks:
+            del file["entry/data/data"]
+            file.create_dataset("entry/data/data", data=raw.diff3d, chunks=chunks)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["xcoords"] = h5py.ExternalLink("master.h5", "/entry/sample/x")
+        file["ycoords"] = h5py.ExternalLink(str(path), "/entry/sample/y")
+        file["diff3d"] = h5py.ExternalLink("master.h5", "/entry/data/data")
+        file["probeGuess"] = raw.probeGuess
+    read = RawData.from_file(tmp_path / "scan.h5")
+    np.testing.assert_array_equal(read.counts(), raw.counts())
+    np.testing.assert_array_equal(read.ycoords, raw.ycoords)
+
+
 def test_the_command_line_takes_it(tmp_path):
     small_scan().to_file(tmp_path / "scan.h5")
     result = run("inspect", tmp_path / "scan.h5")

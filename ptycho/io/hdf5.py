@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ptycho.errors import InputError, MissingFileError
 from ptycho.io.atomic import atomic_path
-from ptycho.io.scan_entries import FRAME_KEYS, entries_of, entries_to_write
+from ptycho.io.scan_entries import FRAME_KEYS, entries_of, entries_to_write, missing_keys
 from ptycho.validation import fault
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _GAP = 4
 """Frames that are not wanted are read along where fewer than these lie between two that are."""
 
 _CHUNK_FRAMES = 8
+_MOST_LISTED = 20
 
 
 class StoredFrames:
@@ -126,6 +127,33 @@ class _Datasets:
         return np.asarray(stored[()])
 
 
+def _within_groups(file: Any) -> str:
+    """The datasets of a file with their shapes, the largest first, for people; empty where all are in its root."""
+    import h5py
+
+    found: list[tuple[float, str]] = []
+    nested = False
+
+    def add(name: str, entry: Any) -> None:
+        nonlocal nested
+        if isinstance(entry, h5py.Dataset):
+            nested = nested or "/" in name
+            shape = " x ".join(str(side) for side in entry.shape or ())
+            found.append((entry.size or 0, f"{name} ({f'{shape} {entry.dtype}'.strip()})"))
+            return
+        for inner in entry:
+            link = entry.get(inner, getlink=True)
+            if isinstance(link, h5py.ExternalLink):  # which a visit passes over
+                nested = nested or bool(name)
+                found.append((1.5, f"{name}/{inner} (in {link.filename})".lstrip("/")))
+
+    add("", file)
+    file.visititems(add)
+    texts = [text for _, text in sorted(found, key=lambda item: -item[0])]
+    more = f", and {len(texts) - _MOST_LISTED} more" if len(texts) > _MOST_LISTED else ""
+    return ", ".join(texts[:_MOST_LISTED]) + more if nested else ""
+
+
 def _open(path: Path) -> Any:
     """The file, for reading; with the filters that detectors compress by, where that package is installed."""
     import h5py
@@ -148,7 +176,8 @@ def _frames(path: Path, file: Any, key: str) -> Any:
         return np.asarray(stored[()])
     offset = stored.id.get_offset()
     if stored.chunks is None and offset is not None and stored.size:
-        return np.memmap(path, stored.dtype, "r", offset, stored.shape)
+        # a link may have led into another file
+        return np.memmap(stored.file.filename, stored.dtype, "r", offset, stored.shape)
     return StoredFrames(path, key)
 
 
@@ -167,6 +196,12 @@ def read_scan_hdf5(path: str | Path, **stated: Any) -> dict[str, Any]:
             raise fault(
                 str(path), "entries", ", ".join(sorted(opened)), "a scan with diff3d, xcoords and ycoords",
                 "A product holds a result, not frames: name the scan it was made of.",
+            )  # fmt: skip
+        if (missing := missing_keys(store.files)) and (within := _within_groups(opened)):
+            raise fault(
+                str(path), "keys", within, f"{', '.join(missing)} in the root of the file",
+                "Copy them there, or write a new file whose root has links: "
+                f"file[{missing[0].split()[0]!r}] = h5py.ExternalLink({file.name!r}, '/path/of/the/dataset').",
             )  # fmt: skip
         return entries_of(store, str(path), lambda key: _frames(file, opened, key), **stated)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,16 @@ from ptycho.validation import fault
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-__all__ = ["FRAME_KEYS", "LAYOUTS", "UNREADABLE", "entries_of", "entries_to_write", "read_entry", "read_number"]
+__all__ = [
+    "FRAME_KEYS",
+    "LAYOUTS",
+    "UNREADABLE",
+    "entries_of",
+    "entries_to_write",
+    "missing_keys",
+    "read_entry",
+    "read_number",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +158,12 @@ def _metadata(store: Any, source: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def missing_keys(names: Sequence[str]) -> list[str]:
+    """What a scan needs and these names do not have, for people."""
+    frames = [] if set(FRAME_KEYS) & set(names) else ["diff3d (or diffraction)"]
+    return [*frames, *(key for key in ("xcoords", "ycoords") if key not in names)]
+
+
 def entries_of(
     store: Any,
     source: str,
@@ -164,10 +179,7 @@ def entries_of(
     be left on disk.
     """
     frame_key = next((key for key in FRAME_KEYS if key in store.files), None)
-    missing = [key for key in ("xcoords", "ycoords") if key not in store.files]
-    if frame_key is None:
-        missing.insert(0, "diff3d (or diffraction)")
-    if missing:
+    if missing := missing_keys(store.files):
         raise fault(
             source,
             "keys",
