@@ -8,7 +8,9 @@ and only pixels that at least two beams have lit are compared.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,7 +119,7 @@ def place_truth(raw: RawData) -> PlacedObject:
 
 def place_loaded(loaded: LoadedObject) -> PlacedObject:
     """The object of a file. Without positions, or with positions that do not fit, its middle counts."""
-    image, label = loaded.object, loaded.path.name
+    image, label = loaded.object, _label(loaded.path)
     height, width = image.shape
     if loaded.xcoords is not None and loaded.ycoords is not None:
         center = loaded.center_xy or _guess_center(loaded.xcoords, loaded.ycoords, image.shape)
@@ -131,6 +133,11 @@ def place_loaded(loaded: LoadedObject) -> PlacedObject:
             )
     seen = None if loaded.coverage is None else _trusted(np.asarray(loaded.coverage, dtype=np.int32))
     return PlacedObject(image, ((height - 1) / 2, (width - 1) / 2), seen, label, loaded.pixel_size_m)
+
+
+def _label(path: Path) -> str:
+    """The file's name; of what every run writes under the same name with the folder of the run."""
+    return f"{Path(os.path.abspath(path)).parent.name}/{path.name}" if path.stem == "reconstruction" else path.name
 
 
 def _guess_center(

@@ -258,6 +258,25 @@ def test_different_pixel_sizes_are_refused(scan):
         compare_placed(replace(truth, pixel_size_m=4e-8), truth)
 
 
+def test_runs_that_are_compared_are_told_apart(tmp_path, scan, outcome, no_pictures, monkeypatch):
+    """Every run has a reconstruction.npz: what tells one from another is its folder."""
+    for name in ("monday", "tuesday"):
+        write_outputs(tmp_path / name, outcome, scan)
+    monkeypatch.chdir(tmp_path / "tuesday")
+    monday = place_loaded(load_any(tmp_path / "monday"))
+    for path, label in (("reconstruction.npz", "tuesday/reconstruction.npz"), (".", "tuesday/reconstruction.npz"),
+                        ("../monday/reconstruction.h5", "monday/reconstruction.h5")):  # fmt: skip
+        assert place_loaded(load_any(path)).label == label
+    other = replace(place_loaded(load_any(".")), pixel_size_m=4e-8)
+    with pytest.raises(InputError, match=r"tuesday/reconstruction\.npz has .* m, monday/reconstruction\.npz of"):
+        compare_placed(other, monday)
+    metrics = write_outputs(tmp_path / "third", outcome, scan, monday)
+    assert metrics["compared_with"] == "monday/reconstruction.npz"
+    assert "monday/reconstruction.npz" in (tmp_path / "third" / "report.html").read_text()
+    np.savez(tmp_path / "lsqml.npz", object=scan.object_truth)
+    assert place_loaded(load_any(tmp_path / "lsqml.npz")).label == "lsqml.npz"
+
+
 def test_a_different_crop_is_noticed_by_the_span_of_the_scan():
     bare = small_scan()
     with pytest.raises(InputError, match="same --crop"):

@@ -224,7 +224,7 @@ def test_a_file_names_the_folder_and_the_options_of_the_command(scan_file, tmp_p
     path = yaml_file({"output_dir": str(tmp_path / "out"), "reference": str(tmp_path / "first"), "half": 12})
     result = run("train", scan_file, "--config", path)
     assert result.exit_code == 0, result.output
-    assert backend.train.output_dir == tmp_path / "out" and "Compared with: reconstruction.npz" in result.stdout
+    assert backend.train.output_dir == tmp_path / "out" and "Compared with: first/reconstruction.npz" in result.stdout
     check_mistake(run("train", scan_file, "--config", yaml_file("seed: 1")), "--output-dir", "output_dir")
 
 

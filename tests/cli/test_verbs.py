@@ -151,7 +151,7 @@ def test_a_reference_file_is_compared_with(scan_file, tmp_path, backend):
     )
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["compared_with"] == "reconstruction.npz" and metrics["half"] == 12
+    assert metrics["compared_with"] == "first/reconstruction.npz" and metrics["half"] == 12
     assert metrics["network"]["phase_correlation"] > 0.999 and metrics["network"]["n_pixels"] <= 24**2
 
 
