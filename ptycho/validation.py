@@ -23,6 +23,8 @@ __all__ = [
     "check_bad_pixels",
     "wrong_values",
     "check_object",
+    "check_real",
+    "check_coverage",
     "check_index_vector",
     "chunks",
     "positive_number",
@@ -62,7 +64,7 @@ def check_positions(values: Any, key: str, source: str, n: int | None = None) ->
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
         raise fault(
-            source, key, f"dtype {array.dtype}", "real numbers", "Store the positions in object pixels."
+            source, key, f"dtype {array.dtype}", "real numbers", "Store the positions as numbers."
         )
     if array.ndim != 1:
         raise fault(
@@ -198,6 +200,30 @@ def check_object(array: Any, key: str, source: str) -> npt.NDArray[Any]:
             "Replace them, for instance by 1 (vacuum).",
         )
     return result if result.dtype.kind == "c" else result.astype(np.complex64)
+
+
+def check_real(
+    values: Any, key: str, source: str, shape: tuple[int, ...] | None = None
+) -> npt.NDArray[np.floating[Any] | np.integer[Any]]:
+    """An array of real numbers, of this shape if one is given; NaN passes."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise fault(source, key, f"dtype {array.dtype}", "real numbers", "Store numbers, or leave it out.")
+    if shape is not None and array.shape != shape:
+        raise fault(source, key, f"shape {array.shape}", str(shape), "Write it again, or leave it out.")
+    return array
+
+
+def check_coverage(
+    values: Any, shape: tuple[int, ...], source: str
+) -> npt.NDArray[np.floating[Any] | np.integer[Any]]:
+    """How many frames have seen each pixel of an object of this shape."""
+    array = check_real(values, "coverage", source)
+    if array.shape != shape:
+        raise fault(source, "coverage", f"shape {array.shape}", f"{shape} like the object", "Write it again.")
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise fault(source, "coverage", "NaN, infinite or negative values", "numbers of frames", "Write it again.")
+    return array
 
 
 def check_index_vector(values: Any, key: str, n: int, source: str) -> npt.NDArray[np.int64]:

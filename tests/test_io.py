@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptycho.errors import InputError, MissingFileError, OutputError
+from ptycho.inspection import inspect_file
 from ptycho.io import npz as npz_module
 from ptycho.io.atomic import atomic_path
 from ptycho.io.product import load_product, save_product
@@ -286,6 +287,59 @@ def test_load_any_names_what_is_missing(tmp_path, scan_arrays):
         load_any(tmp_path / "none.npz")
     with pytest.raises(InputError, match="folder"):
         load_any(tmp_path)
+
+
+def odd_product(folder, reconstruction, where, name, value):
+    reconstruction.phase_interval_90_rad = np.ones((50, 61), np.float32)
+    save_product(folder / "odd.h5", reconstruction)
+    with h5py.File(folder / "odd.h5", "a") as file:
+        if where == "dataset":
+            kept = dict(file[name].attrs)
+            del file[name]
+            file[name] = value
+            file[name].attrs.update(kept)
+        else:
+            (file if where == "file" else file["object"]).attrs[name] = value
+    return folder / "odd.h5"
+
+
+@pytest.mark.parametrize(("where", "name", "value"), [
+    ("object", "pixel_width_m", "12 nm"), ("object", "center_x_m", "left"), ("object", "center_y_m", np.nan),
+    ("object", "pixel_height_m", np.ones(2)), ("file", "photon_energy_eV", "8 keV"),
+    ("file", "detector_object_distance_m", "far"), ("file", "lengths_in_pixels", np.ones(3)),
+    ("dataset", "loss_values", "none"), ("dataset", "loss_values", np.array([b"3", b"2"])),
+    ("dataset", "coverage", "all"), ("dataset", "coverage", np.ones((3, 3))), ("dataset", "coverage", np.nan),
+    ("dataset", "phase_interval_90_rad", "narrow"), ("dataset", "probe", np.zeros((0, 2, 16, 16))),
+    ("dataset", "probe_position_x_m", "here"), ("dataset", "probe_position_y_m", np.zeros(0)),
+    ("dataset", "probe_position_y_m", np.zeros((7, 1))), ("dataset", "probe_position_x_m", np.full(7, np.nan)),
+])  # fmt: skip
+def test_odd_products_are_one_message(tmp_path, reconstruction, where, name, value):
+    path = odd_product(tmp_path, reconstruction, where, name, value)
+    for look in (load_any, inspect_file):
+        with pytest.raises(InputError, match=rf"odd\.h5: (object|{name}): found .*, expected ") as error:
+            look(path)
+        assert name in str(error.value) or name == "probe"
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("center_xy", np.array(["a", "b"])), ("center_xy", np.array([np.nan, 1.0])), ("center_xy", np.ones(3)),
+    ("coverage", np.full((50, 61), "a")), ("coverage", np.full((50, 61), -1.0)), ("losses", np.array("none")),
+    ("phase_interval_90_rad", np.array("narrow")), ("xcoords_start", np.array("here")),
+    ("pixel_size_m", np.array("12")),
+])  # fmt: skip
+def test_odd_reconstructions_are_one_message(tmp_path, reconstruction, name, value):
+    save_reconstruction_npz(tmp_path / "good.npz", reconstruction)
+    np.savez(tmp_path / "odd.npz", **{**np.load(tmp_path / "good.npz"), name: value})
+    with pytest.raises(InputError, match=rf"odd\.npz: {name}: found .*, expected "):
+        load_reconstruction_npz(tmp_path / "odd.npz")
+    with pytest.raises(InputError, match=name):
+        inspect_file(tmp_path / "odd.npz")
+
+
+def test_a_single_loss_is_a_course_of_one(tmp_path, reconstruction):
+    save_reconstruction_npz(tmp_path / "good.npz", reconstruction)
+    np.savez(tmp_path / "one.npz", **{**np.load(tmp_path / "good.npz"), "losses": np.array(0.5)})
+    assert inspect_file(tmp_path / "one.npz").sections["losses"]["epochs"] == 1
 
 
 # ---- atomic writing

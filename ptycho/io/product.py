@@ -16,7 +16,7 @@ from ptycho.errors import InputError, MissingFileError
 from ptycho.io.atomic import atomic_path
 from ptycho.probe import normalise_probe
 from ptycho.reconstruction import Reconstruction
-from ptycho.validation import check_object, fault
+from ptycho.validation import check_coverage, check_object, check_positions, check_real, fault
 
 __all__ = ["save_product", "load_product"]
 
@@ -91,7 +91,7 @@ def load_product(path: str | Path) -> Reconstruction:
             return _read(file, str(source))
     except InputError:
         raise
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(
             f"{source}: found something that cannot be read as a ptychodus product ({error}), expected an "
             "HDF5 "
@@ -118,12 +118,40 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _known(file: Any, *names: str) -> float | None:
+def _number(attrs: Any, name: str, source: str, default: float = 0.0) -> float:
+    """An attribute that is a number."""
+    if name not in attrs:
+        return default
+    value = np.asarray(attrs[name])
+    if value.size != 1 or value.dtype.kind not in "fiub":
+        raise fault(source, name, repr(value.tolist()), "a number", "Correct the attribute.")
+    return float(value.reshape(())[()])
+
+
+def _known(file: Any, source: str, *names: str) -> float | None:
     """The first of these root attributes that is there, None if it is 0 (unknown)."""
-    for name in names:
-        if name in file.attrs:
-            return float(file.attrs[name]) or None
-    return None
+    return next((_number(file.attrs, name, source) or None for name in names if name in file.attrs), None)
+
+
+def _optional(file: Any, source: str, *names: str) -> npt.NDArray[Any] | None:
+    """The first of these datasets of real numbers that is there."""
+    return next((check_real(_dataset(file, name, source), name, source) for name in names if name in file), None)
+
+
+def _positions(file: Any, source: str) -> list[npt.NDArray[np.float64]]:
+    """x and y in metres."""
+    found: list[npt.NDArray[np.float64]] = []
+    for name in ("probe_position_x_m", "probe_position_y_m"):
+        found.append(check_positions(_dataset(file, name, source), name, source, found[0].size if found else None))
+    return found
+
+
+def _probe(file: Any, source: str) -> npt.NDArray[np.complex64]:
+    """Of (OPR mode, incoherent mode, rows, columns) the first, which carries the mean probe."""
+    probe = _dataset(file, "probe", source)
+    if probe.ndim == 4 and len(probe):
+        probe = probe[0]
+    return normalise_probe(probe, source=f"{source}: probe")
 
 
 def _read(file: Any, source: str) -> Reconstruction:
@@ -138,7 +166,7 @@ def _read(file: Any, source: str) -> Reconstruction:
             "the pixel size in metres",
             "Is this a ptychodus product?",
         )
-    width, height = float(attrs["pixel_width_m"]), float(attrs["pixel_height_m"])
+    width, height = (_number(attrs, name, source) for name in ("pixel_width_m", "pixel_height_m"))
     if not (np.isfinite([width, height]).all() and width > 0 and height > 0):
         raise fault(
             source,
@@ -154,30 +182,24 @@ def _read(file: Any, source: str) -> Reconstruction:
             width,
             height,
         )
-    x = _dataset(file, "probe_position_x_m", source) / width
-    y = _dataset(file, "probe_position_y_m", source) / height
-    probe = _dataset(file, "probe", source)
-    if probe.ndim == 4:
-        probe = probe[0]  # (OPR mode, incoherent mode, rows, columns): the first carries the mean probe
-    losses = next(
-        (np.asarray(file[name][()], dtype=np.float64) for name in ("loss_values", "costs") if name in file),
-        None,
-    )
-    coverage = (
-        np.asarray(file["coverage"][()]) if "coverage" in file else np.zeros(image.shape, dtype=np.int32)
-    )
-    interval = file["phase_interval_90_rad"][()] if "phase_interval_90_rad" in file else None
+    x, y = _positions(file, source)
+    losses = _optional(file, source, "loss_values", "costs")
+    seen = _optional(file, source, "coverage")
+    interval = _optional(file, source, "phase_interval_90_rad")
+    center = _number(attrs, "center_x_m", source) / width, _number(attrs, "center_y_m", source) / height
+    if not np.isfinite(center).all():
+        raise fault(source, "object", f"its middle at {center} px", "finite numbers", "Correct center_x_m, center_y_m.")
     return Reconstruction(
         object=image,
-        coverage=coverage,
-        probe=normalise_probe(probe, source=f"{source}: probe"),
-        xcoords=x.astype(np.float64),
-        ycoords=y.astype(np.float64),
-        center_xy=(float(attrs.get("center_x_m", 0.0)) / width, float(attrs.get("center_y_m", 0.0)) / height),
-        pixel_size_m=None if bool(file.attrs.get(_PIXEL_UNITS, False)) else width,
-        photon_energy_ev=_known(file, "photon_energy_eV", "probe_energy_eV"),
-        detector_distance_m=_known(file, "detector_object_distance_m"),
-        losses=None if losses is None or losses.size == 0 else losses.reshape(-1),
+        coverage=np.zeros(image.shape, np.int32) if seen is None else check_coverage(seen, image.shape, source),
+        probe=_probe(file, source),
+        xcoords=x / width,
+        ycoords=y / height,
+        center_xy=center,
+        pixel_size_m=None if _number(file.attrs, _PIXEL_UNITS, source) else width,
+        photon_energy_ev=_known(file, source, "photon_energy_eV", "probe_energy_eV"),
+        detector_distance_m=_known(file, source, "detector_object_distance_m"),
+        losses=None if losses is None or losses.size == 0 else losses.astype(np.float64).reshape(-1),
         name=_text(file.attrs.get("name", "Unnamed")),
         phase_interval_90_rad=None if interval is None else np.asarray(interval, dtype=np.float32),
     )

@@ -16,7 +16,7 @@ from ptycho.io.product import load_product
 from ptycho.io.registry import HDF5_MAGIC, ZIP_MAGIC
 from ptycho.probe import normalise_probe
 from ptycho.reconstruction import Reconstruction
-from ptycho.validation import check_object, check_positions, fault
+from ptycho.validation import check_coverage, check_object, check_positions, check_real, fault
 
 __all__ = ["LoadedObject", "save_reconstruction_npz", "load_reconstruction_npz", "load_any"]
 
@@ -85,9 +85,11 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
     with open_npz(path) as npz:
         numbers = {key: read_number(npz, key, source) for key in _SCALARS}
         losses = read_entry(npz, "losses", source, optional=True)
-        given = {key: read_entry(npz, key, source, optional=True) for key in _GIVEN}
+        starts = {key: read_entry(npz, key, source, optional=True) for key in _GIVEN}
         name = read_entry(npz, "name", source, optional=True)
         interval = read_entry(npz, _INTERVAL, source, optional=True)
+    n = loaded.xcoords.size
+    given = {key: None if v is None else check_positions(v, key, source, n) for key, v in starts.items()}
     coverage = np.zeros(loaded.object.shape, dtype=np.int32) if loaded.coverage is None else loaded.coverage
     return Reconstruction(
         object=loaded.object,
@@ -96,11 +98,11 @@ def load_reconstruction_npz(path: str | Path) -> Reconstruction:
         xcoords=loaded.xcoords,
         ycoords=loaded.ycoords if loaded.ycoords is not None else np.zeros_like(loaded.xcoords),
         center_xy=loaded.center_xy,
-        losses=None if losses is None else losses.astype(np.float64),
+        losses=None if losses is None else check_real(losses, "losses", source).astype(np.float64).reshape(-1),
         name="reconstruction" if name is None else str(name),
         xcoords_start=given["xcoords_start"],
         ycoords_start=given["ycoords_start"],
-        phase_interval_90_rad=None if interval is None else interval.astype(np.float32),
+        phase_interval_90_rad=None if interval is None else check_real(interval, _INTERVAL, source).astype(np.float32),
         **numbers,
     )
 
@@ -173,17 +175,9 @@ def _from_npz(file: Path) -> LoadedObject:
             optional=True,
         )
         coverage = None if is_scan else read_entry(npz, "coverage", source, optional=True)
-        if coverage is not None and coverage.shape != image.shape:
-            raise fault(
-                source,
-                "coverage",
-                f"shape {coverage.shape}",
-                f"{image.shape} like the object",
-                "Write it again.",
-            )
         center = None if is_scan else read_entry(npz, "center_xy", source, optional=True)
-        if center is not None and center.shape != (2,):
-            raise fault(source, "center_xy", f"shape {center.shape}", "(2,): x and y", "Write it again.")
+        if center is not None and not np.isfinite(check_real(center, "center_xy", source, (2,))).all():
+            raise fault(source, "center_xy", "NaN or infinite values", "x and y in pixels", "Write it again.")
         pixel = read_number(npz, "pixel_size_m", source)
     height, width = image.shape
     middle = ((width - 1) / 2, (height - 1) / 2) if is_scan else None
@@ -193,7 +187,7 @@ def _from_npz(file: Path) -> LoadedObject:
         kind="scan" if is_scan else "reconstruction",
         key=key,
         probe=None if probe is None else normalise_probe(probe, source=f"{source}: probe"),
-        coverage=coverage,
+        coverage=None if coverage is None else check_coverage(coverage, image.shape, source),
         center_xy=middle if center is None else (float(center[0]), float(center[1])),
         pixel_size_m=pixel,
         **positions,

@@ -132,6 +132,11 @@ def files(tmp_path_factory):
     np.savez(folder / "object_flat.npz", object=np.ones((3, 3), np.complex64))
     with h5py.File(folder / "empty.h5", "w"):
         pass
+    with h5py.File(folder / "odd_product.h5", "w") as file:
+        file["object"], file["probe"] = np.ones((40, 40), np.complex64), np.ones((1, 1, 32, 32), np.complex64)
+        file["probe_position_x_m"] = file["probe_position_y_m"] = np.zeros(3)
+        file["object"].attrs.update({"pixel_width_m": "12 nm", "pixel_height_m": 1.2e-8})
+    np.savez(folder / "object_odd_center.npz", object=np.ones((40, 40), np.complex64), center_xy=np.array(["a", "b"]))
     (folder / "text.h5").write_text("no HDF5")
     (folder / "empty_folder").mkdir()
     write_models(folder)
@@ -212,6 +217,8 @@ OTHERS = [
     ("train {files}/good.npz -o {out} --reference {files}/nowhere.npz", "nowhere.npz"),
     ("train {files}/good.npz -o {out} --reference {files}/object_none.npz", "object_none.npz"),
     ("train {files}/good.npz -o {out} --reference {files}/text.npz", "text.npz"),
+    ("train {files}/good.npz -o {out} --reference {files}/odd_product.h5", "pixel_width_m"),
+    ("train {files}/good.npz -o {out} --reference {files}/object_odd_center.npz", "center_xy"),
     ("train {files}/good.npz -o {out} --half 4", "--half"),
     ("infer {files}/nowhere {files}/good.npz -o {out}", "nowhere"),
     ("infer {files}/empty_folder {files}/good.npz -o {out}", "wts.h5.zip"),
@@ -229,6 +236,8 @@ OTHERS = [
     ("refine {files}/good.npz -o {out} --from {files}/nowhere.npz", "nowhere.npz"),
     ("refine {files}/good.npz -o {out} --from {files}/text.h5", "text.h5"),
     ("refine {files}/good.npz -o {out} --from {files}/object_none.npz", "object_none.npz"),
+    ("refine {files}/good.npz -o {out} --from {files}/odd_product.h5", "12 nm"),
+    ("refine {files}/good.npz -o {out} --from {files}/object_odd_center.npz", "center_xy"),
     ("refine {files}/good.npz -o {out} --epochs -1", "--epochs"),
     ("refine {files}/good.npz -o {out} --modes 0", "--modes"),
     ("refine {files}/good.npz -o {out} --batch 0", "--batch"),
@@ -236,6 +245,8 @@ OTHERS = [
     ("inspect {files}/text.npz", "text.npz"),
     ("inspect {files}/nothing.npz", "nothing.npz"),
     ("inspect {files}/empty.h5", "empty.h5"),
+    ("inspect {files}/odd_product.h5", "pixel_width_m"),
+    ("inspect {files}/object_odd_center.npz", "center_xy"),
     ("inspect {files}/empty_folder", "empty_folder"),
     ("inspect {files}/model_short", "model_short"),
     ("inspect {files}/misspelt.yaml", "misspelt.yaml"),
@@ -244,6 +255,8 @@ OTHERS = [
     ("evaluate {files}/good.npz {files}/object_none.npz", "object_none.npz"),
     ("evaluate {files}/object_real_text.npz {files}/good.npz", "object_real_text.npz"),
     ("evaluate {files}/text.h5 {files}/good.npz", "text.h5"),
+    ("evaluate {files}/odd_product.h5 {files}/good.npz", "pixel_width_m"),
+    ("evaluate {files}/good.npz {files}/object_odd_center.npz", "center_xy"),
     ("evaluate {files}/object_flat.npz {files}/good.npz", "3"),
     ("evaluate {files}/good.npz", "B"),
     ("simulate", "--output"),
