@@ -137,7 +137,7 @@ def make_logger(execution: PyTorchExecutionConfig, output_dir: Path) -> Any:
     except ImportError as error:
         raise InputError(
             f"logger_backend {backend!r} needs a package that is not installed ({error}). "
-            f"Install it with: pip install 'ptychopinn[{backend}]', or choose 'csv'."
+            f"Install it with: pip install {backend}, or choose 'csv'."
         ) from error
 
 
