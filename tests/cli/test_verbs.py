@@ -39,6 +39,11 @@ def test_every_verb_explains_itself_with_an_example(verb):
     assert result.exit_code == 0 and f"ptychopinn {verb}" in re.split("Examples?:", result.stdout)[1]
 
 
+@pytest.mark.parametrize("verb", ["train", "infer", "refine", "inspect"])
+def test_help_says_of_which_frames_the_object_pixel_is(verb):
+    assert "in m, of the frames as stored, before --crop" in " ".join(run(verb, "--help").stdout.split())
+
+
 def test_help_lists_the_common_options_first():
     for command, verb in ((train, "train"), (infer, "infer")):
         text = run(verb, "--help").stdout
