@@ -75,17 +75,22 @@ def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, capsys):
     assert set(names["results"]) == {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/CONFIGURATION.md"])
-def test_the_examples_of_the_other_pages_run(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "number"), [("README.md", 2), ("docs/CONFIGURATION.md", 1)])
+def test_the_examples_of_the_other_pages_run(page, number, tmp_path, monkeypatch, capsys):
     """With one epoch instead of many, and a small scan."""
     monkeypatch.chdir(tmp_path)
     for name, seed in (("scan.npz", 0), ("other_scan.npz", 1)):
         simulate_demo_scan(seed, n_frames=16, N=64).to_file(name)
-    found = [(line, re.sub(r"nepochs=\d+", "nepochs=1", code)) for line, code in blocks(page, "From Python")]
-    assert len(found) == 1 and "nepochs=1" in found[0][1]
+    found = [(line, re.sub(r"epochs=\d+", "epochs=1", code)) for line, code in blocks(page, "From Python")]
+    assert len(found) == number and "nepochs=1" in found[0][1]
     names = run(page, found)
     assert names["outcome"].result.object.ndim == 2
     assert Path("results/wts.h5.zip").is_file()
+    if page == "README.md":
+        assert Path("refined/reconstruction.npz").is_file() and list(names["refined"].stages) == ["start", "refined"]
+        # one epoch of sixteen frames leaves the object much as it was
+        assert names["comparison"].phase_correlation > 0.9
+        assert f"{names['comparison'].phase_correlation:.3f}" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------- what is named is there
