@@ -36,6 +36,7 @@ from ptycho.raw_data import RawData
 from ptycho_torch.data.repeats import RepeatedScan
 from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.reassembly import StreamedFrames
+from ptycho_torch.solvers.gauge import centroid, whole
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,15 @@ def _rates_of_some(frames: StreamedFrames, canvas: Tensor, good: NDArray[np.bool
     ])  # fmt: skip
 
 
+def _whole_pixels_between(probe: ComplexMap, other: ComplexMap) -> tuple[int, int]:
+    """By how much (row, column) to roll ``probe`` (M, N, N), and the object with it, to lay it on ``other``.
+
+    A refined probe is held to the guess to within half a pixel, and so may two lie a pixel apart.
+    """
+    one, two = (centroid(torch.from_numpy(np.square(np.abs(light)).sum(0))) for light in (probe, other))
+    return whole(two - one)
+
+
 def _told_of_noise(excess: float) -> list[str]:
     """A note where counts do not scatter as photons do."""
     if LEAST_OF_PHOTONS <= excess <= MUCH_NOISE:
@@ -186,9 +196,11 @@ def with_intervals(
             repeat = RepeatedScan.of(
                 raw, lambda at: frames.rates(canvas, at), excess=excess, seed=(settings.seed, number)
             )
-            stages = again(repeat).stages
+            found = again(repeat)
+            move_px = _whole_pixels_between(found.probe, outcome.probe)
             for stage, total in squares.items():
-                total += phase_difference(stages[stage].object, result.object, seen) ** 2 / settings.repeats
+                image = np.roll(found.stages[stage].object, move_px if stage == "refined" else 0, (0, 1))
+                total += phase_difference(image, result.object, seen) ** 2 / settings.repeats
             step()
     error = np.max([local_rms(total, seen) for total in squares.values()], axis=0)
     half_width = np.where(seen, SCALE[name] * error, np.nan).astype(np.float32)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-def _centroid(intensity: Tensor) -> Tensor:
+def centroid(intensity: Tensor) -> Tensor:
     """(2,) centre of mass (row, column) of (N, N) intensities, relative to index N//2."""
     n = intensity.shape[-1]
     axis = torch.arange(n, dtype=intensity.dtype, device=intensity.device) - n // 2
@@ -57,7 +57,7 @@ class ProbeGauge:
     @classmethod
     def of(cls, probe: Tensor) -> ProbeGauge:
         """The gauge of a probe (M, N, N)."""
-        return cls(_mode_sum(probe).sum(), _centroid(_mode_sum(probe)))
+        return cls(_mode_sum(probe).sum(), centroid(_mode_sum(probe)))
 
     def power_correction(self, probe: Tensor) -> Tensor:
         """The factor that gives ``probe`` the gauge's power; the object takes its inverse."""
@@ -78,7 +78,7 @@ class ProbeGauge:
         n = probe.shape[-1]
         scale = self.power_correction(probe)
         tilt = mean_gradient(canvas, weight) * n / (2 * torch.pi)
-        move_px = whole(self.centroid_px - _centroid(_mode_sum(probe))) if place else (0, 0)
+        move_px = whole(self.centroid_px - centroid(_mode_sum(probe))) if place else (0, 0)
         # first the move, then the ramp (they commute but for a phase): a ramp is not periodic
         probe = torch.roll(probe, move_px, (-2, -1)) * scale * phase_ramp(tilt, n, (n, n))
         canvas = torch.roll(canvas, move_px, (-2, -1)) / scale

@@ -62,7 +62,8 @@ class ReconstructionLog(pl.Callback):
         epoch = trainer.current_epoch + 1
         if self.scan is None or epoch % self.every or not trainer.is_global_zero:
             return
-        frames, used = self._frames(self.scan, pl_module.data_config.C)
+        config: Any = pl_module.data_config
+        frames, used = self._frames(self.scan, config.C)
         canvas = self._object(pl_module, frames)
         shown = self._shown(used)
         self.folder.mkdir(parents=True, exist_ok=True)

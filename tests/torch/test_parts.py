@@ -52,7 +52,8 @@ def test_a_quarter_of_the_frames_makes_a_step(frames, expected):
 def test_a_step_of_large_frames_has_fewer(N, modes):
     """Their probes and patches of the object, complex of 8 bytes, fit into 1 GiB."""
     n = frames_per_step(10**6, N, modes)
-    assert frames_per_step(10**6, 4096, 8) == 1 and n * (modes + 1) * N * N * 8 <= 2**30 < (n + 1) * (modes + 1) * N * N * 8
+    frame = (modes + 1) * N * N * 8
+    assert n * frame <= 2**30 < (n + 1) * frame and frames_per_step(10**6, 4096, 8) == 1
 
 
 def test_batches_of_about_the_size_asked_for():

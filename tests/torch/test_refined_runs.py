@@ -59,6 +59,13 @@ def test_a_trained_model_gives_a_start(trained, folder):
     assert found[1] > found[0]
 
 
+def test_what_a_refinement_corrects_is_kept(trained, folder):
+    focused = RefinementSettings(epochs=2, correct_defocus=True)
+    outcome = infer_scan(folder, small_scan(100, seed=3, defocus_error=0.1), execution=CPU, refine=focused)
+    facts = outcome.corrections["defocus"]
+    assert abs(facts["distance_px2"]) < 1.9 and len(facts["tried"]) > 3, "the probe of the network has been refined"
+
+
 def test_a_refinement_starts_from_where_the_object_has_settled(trained, folder, monkeypatch):
     """Not from as many projections as the network was trained with; what is said of it is in the notes."""
     monkeypatch.setattr(first_projections, "SETTLED", 0.5)

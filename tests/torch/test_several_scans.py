@@ -92,6 +92,15 @@ def test_one_guess_is_calibrated_once(scans, tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
+def test_one_mask_acts_once_on_the_probe_of_every_scan(scans, tmp_path):
+    """Two scans of one guess in the same light: the second one's probe is the first one's."""
+    config = configuration(nepochs=0)
+    config.model.probe_mask, config.model.probe_mask_diameter = True, 12.0
+    one, other = train_scans([scans[0], small_scan(30, seed=5)], config, execution(), output_dir=tmp_path)
+    scale = np.sqrt(np.sum(np.abs(one.probe) ** 2) / np.sum(np.abs(other.probe) ** 2))
+    np.testing.assert_allclose(scale * other.probe, one.probe, atol=1e-4 * np.abs(one.probe).max())
+
+
 def test_different_sides_are_refused(scans, tmp_path):
     with pytest.raises(InputError, match=r"different sides.*32 x 32.*24 x 24"):
         train_scans([scans[0], scans[1].crop(24)], configuration(), execution(), output_dir=tmp_path)

@@ -13,6 +13,7 @@ from small_scans import against_truth, small_scan
 
 from ptycho import params
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.diffsim import simulate_demo_scan
 from ptycho.errors import InputError, MissingFileError
 from ptycho.model_manager import load_archive
 from ptycho_torch import callbacks, lightning_utils, model
@@ -22,7 +23,7 @@ from ptycho_torch.config_stated import payload_of
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_scheduler
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
-from ptycho_torch.workflows.training import TrainingJob
+from ptycho_torch.workflows.training import TrainingJob, run_training
 
 QUICK = {"unet_channels": 4, "merge_block": 12, "projection_steps": 4, "later_projection_steps": 2}
 
@@ -220,6 +221,26 @@ def test_superseded_settings_are_reported(scan, tmp_path):
 def test_a_domain_that_contradicts_the_scan_is_refused(scan, tmp_path):
     with pytest.raises(InputError, match=r"read as intensity.*measurement_domain='amplitude'"):
         train_scan(scan, configuration(measurement_domain="amplitude"), execution(), output_dir=tmp_path)
+
+
+def test_scans_to_validate_with_are_taken_as_stated_too(scan, tmp_path):
+    """Frames that do not tell what they are, where the configuration does; and frames that were read otherwise."""
+    roots = np.sqrt(scan.diff3d).astype(np.float32)
+    silent = type(scan)(scan.xcoords, scan.ycoords, scan.xcoords, scan.ycoords, roots, scan.probeGuess, scan.scan_index)
+    config = configuration(model={"N": 32}, measurement_domain="amplitude", calibrate_probe=False, nepochs=1)
+    payload = payload_of(config, execution(), output_dir=tmp_path)
+    run = run_training(payload, silent, silent)
+    assert np.isfinite(run.losses["val"]).all()
+    with pytest.raises(InputError, match=r"read as intensity.*measurement_domain='amplitude'"):
+        run_training(payload, silent, scan)
+
+
+def test_a_scan_smaller_than_a_group_is_refused_before_it_is_trained_on(tmp_path):
+    scan = simulate_demo_scan(0, n_frames=20, N=64)
+    config = configuration(model={"architecture": "cnn", "gridsize": 3}, n_subsample=8)
+    with pytest.raises(InputError, match=r"found 8 frame\(s\), expected at least 9"):
+        train_scan(scan, config, execution(), output_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_inference_tells_of_settings_whose_job_is_done_otherwise(trained, scan):

@@ -133,6 +133,24 @@ def test_an_interval_is_the_error_of_the_repeats_times_a_constant(repeats):
     assert found.timings_s["uncertainty"] > 0
 
 
+def test_a_repeat_that_lies_a_pixel_aside_is_no_error():
+    """Its refined probe and object lie elsewhere together: nothing in the counts tells."""
+    raw = made_up_scan()
+    outcome = made_up_outcome(raw)
+    rng = np.random.default_rng(5)
+    image = np.exp(1j * rng.uniform(0, 1, outcome.canvas.shape)).astype(np.complex64)
+    light = np.exp(-np.square(np.indices((raw.N, raw.N)) - raw.N // 2).sum(0) / 40.0).astype(np.complex64)[None]
+    refined = dataclasses.replace(outcome.result, object=image)
+    outcome = dataclasses.replace(outcome, stages={"refined": refined}, probe=light)
+
+    def again(scan):
+        aside = dataclasses.replace(refined, object=np.roll(image, (1, -2), (0, 1)))
+        return dataclasses.replace(outcome, stages={"refined": aside}, probe=np.roll(light, (1, -2), (-2, -1)))
+
+    found = with_intervals(raw, outcome, again, UncertaintySettings())
+    assert np.nanmax(found.phase_interval_90_rad) < 1e-3
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, raw):
     folder = tmp_path_factory.mktemp("intervals")
