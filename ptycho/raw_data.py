@@ -192,6 +192,13 @@ class RawData(MeasuredFrames):
         part._forget_domain(measurement_domain)
         return part
 
+    def placed_at(self, xcoords: npt.NDArray[np.float64], ycoords: npt.NDArray[np.float64]) -> RawData:
+        """The same frames at other positions, float64 (M,) each, object pixels; the nominal ones stay."""
+        positions = (check_positions(part, name, self.source, self.n_frames) for part, name in
+                     ((xcoords, "xcoords"), (ycoords, "ycoords")))  # fmt: skip
+        x, y = positions
+        return self._derived(xcoords=x, ycoords=y)
+
     def masked(self, bad_pixels: npt.ArrayLike) -> RawData:
         """The same scan with another detector mask, bool (N, N), True = bad."""
         return self._derived(bad_pixels=check_bad_pixels(bad_pixels, self.N, self.source))

@@ -134,6 +134,8 @@ def refine_scan(
         check_enough_frames(raw.source, raw.n_frames)
     scan, image, light, notes = placed_start(raw, start)
     outcome = _refined_from(scan, image, light, notes, settings, device, on_epoch)
+    if scan.raw is not raw:  # the start has moved frames
+        outcome.given_xy = raw.xcoords, raw.ycoords
     if halves is not None:
         # positions that were found with all frames are taken as known
         own = dataclasses.replace(settings, refine_positions=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,10 +19,15 @@ from ptycho_torch.data.scans import PlacedScan
 from ptycho_torch.physics.detector import centred_order, expected_counts
 from ptycho_torch.physics.illumination import shift_probe
 from ptycho_torch.reassembly import StreamedFrames
+from ptycho_torch.solvers.positions import LIMIT_PX
+
+logger = logging.getLogger(__name__)
 
 _SAME_PIXEL = 1e-3  # relative difference of pixel sizes that still counts as equal
 _SAME_SPAN = 0.1  # the same for the lengths that the positions span
 _LEAST_OVERLAP = 0.5
+_SAME_PLACES_PX = 0.05  # positions that differ by less are the scan's own, but for rounding
+_MOST_MOVED_PX = 2 * LIMIT_PX  # along an axis; what is farther apart is in another order, or another scan
 
 Start = tuple[PlacedScan, NDArray[np.complex64] | None, NDArray[np.complex64], list[str]]
 
@@ -29,7 +36,7 @@ def placed_start(raw: RawData, loaded: LoadedObject | Outcome | None) -> Start:
     """The scan on its canvas, the object of ``loaded`` on it, the probe to begin with, and what a reader should know.
 
     The canvas has the pixels of the loaded object, so that nothing is resampled; what that object does not cover is
-    vacuum, 1.
+    vacuum, 1. Frames lie where that reconstruction has them, if it has moved them: its object belongs to those places.
 
     Args:
         raw: the scan.
@@ -55,6 +62,7 @@ def placed_start(raw: RawData, loaded: LoadedObject | Outcome | None) -> Start:
             f"{loaded.path}: found a probe of {probe.shape[-1]} x {probe.shape[-1]} pixels, expected {raw.N} x {raw.N} "
             f"like the frames of {raw.source}. Refine with the --crop of that reconstruction."
         )
+    raw, moves = _where_it_has_them(raw, loaded)
     middle = _middle_in(loaded, raw)
     canvas = _aligned_canvas(raw, middle)
     starts, fractions = placements(raw.xcoords, raw.ycoords, raw.N, canvas)
@@ -67,7 +75,28 @@ def placed_start(raw: RawData, loaded: LoadedObject | Outcome | None) -> Start:
             f"{loaded.path}: found an object that covers {share:.0%} of what the scan {raw.source} lights, expected "
             "one that covers it. Name a reconstruction of this scan."
         )
-    return scan, image, probe, [note]
+    return scan, image, probe, [note, *moves]
+
+
+def _where_it_has_them(raw: RawData, loaded: LoadedObject) -> tuple[RawData, list[str]]:
+    """The scan with the positions of ``loaded`` but for a common shift, where those differ; a note on it."""
+    if loaded.xcoords is None or loaded.ycoords is None or len(loaded.xcoords) != raw.n_frames:
+        return raw, []
+    apart = np.stack((loaded.xcoords - raw.xcoords, loaded.ycoords - raw.ycoords))
+    apart -= apart.mean(axis=1, keepdims=True)
+    rms_px = float(np.sqrt(np.mean(np.sum(apart**2, axis=0))))
+    if rms_px <= _SAME_PLACES_PX:
+        return raw, []
+    if np.abs(apart).max() > _MOST_MOVED_PX:
+        note = (
+            f"{loaded.path} has positions that differ from those of the scan by {rms_px:.3g} px (rms) and up to "
+            f"{np.abs(apart).max():.3g} px along an axis; the scan's own are used: those may be other frames."
+        )
+        logger.warning("%s", note)
+        return raw, [note]
+    note = f"Frames lie where {loaded.path} has them, {rms_px:.3g} px (rms) from where the scan does."
+    logger.info("%s", note)
+    return raw.placed_at(raw.xcoords + apart[0], raw.ycoords + apart[1]), [note]
 
 
 def _middle_in(loaded: LoadedObject, raw: RawData) -> tuple[float, float]:

@@ -217,6 +217,36 @@ def test_nothing_is_lost_when_a_refinement_ends(positions):
         assert 0.1 < np.abs(move).max() <= 0.5, "it is left in the frames"
 
 
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_frames_lie_where_the_start_has_moved_them(tmp_path, kind):
+    """Positions 1 px wrong, found by one run: the next one begins where that ended, in whatever frame of reference."""
+    raw = simulate(Recipe(n_frames=120, N=32, overlap=0.8, defocus_error=0.0, position_error=1.0,
+                          counts_per_frame=1e6)).raw  # fmt: skip
+    found = refine_scan(raw, settings=RefinementSettings(epochs=40, refine_positions=True))
+    path = tmp_path / f"r.{kind}"
+    x, y = found.canvas.center_xy
+    rec = Reconstruction(found.result.object, found.coverage, found.probe, found.xcoords + 70.5, found.ycoords - 3.25,
+                         (x + 70.5, y - 3.25), 1e-8)  # fmt: skip
+    (save_reconstruction_npz if kind == "npz" else save_product)(path, rec)
+    again = refine_scan(raw, load_any(path), RefinementSettings(epochs=0))
+    assert again.result.deviance == pytest.approx(found.result.deviance, rel=0.02)
+    moved = np.stack((again.xcoords - found.xcoords, again.ycoords - found.ycoords))
+    assert np.abs(moved - moved.mean(axis=1, keepdims=True)).max() < 1e-3
+    np.testing.assert_array_equal(again.given_xy, (raw.xcoords, raw.ycoords))
+    assert any("Frames lie where" in note and str(path) in note for note in again.notes)
+    on = refine_scan(raw, load_any(path), RefinementSettings(epochs=10))
+    assert on.result.deviance < 1.02 * found.result.deviance
+
+
+def test_positions_of_other_frames_are_not_taken(raw, refined, tmp_path, caplog):
+    """The same number of frames in another order."""
+    order = np.random.default_rng(0).permutation(raw.n_frames)
+    loaded = as_file(tmp_path / "r.npz", raw.subset(order), refined.result.object, refined.probe)
+    outcome = refine_scan(raw, loaded, RefinementSettings(epochs=0))
+    assert outcome.given_xy is None and "may be other frames" in caplog.text
+    assert outcome.result.deviance < 1.5 * refined.result.deviance
+
+
 def test_a_file_is_a_start_for_positions_too(raw, refined, tmp_path):
     loaded = as_file(tmp_path / "r.npz", raw, refined.result.object, refined.probe, center=refined.canvas.center_xy)
     outcome = refine_scan(raw, loaded, RefinementSettings(epochs=8, refine_positions=True))
