@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho import progress
+from ptycho.config.validation import check_whole
 from ptycho.errors import InputError
 from ptycho.halves import (
     Halves,
@@ -49,6 +50,11 @@ class HalvesSettings:
 
     seed: int = 0
     half: int | None = None
+
+    def __post_init__(self) -> None:
+        """InputError for values that say nothing."""
+        check_whole("seed", self.seed, 0)
+        check_whole("half", self.half, 1, optional=True)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ptycho import progress
+from ptycho.config.validation import check_whole
 from ptycho.metrics.alignment import without_plane
 from ptycho.metrics.deviance import bunch_size, expected_deviance
 from ptycho.outcome import Outcome
@@ -82,6 +83,11 @@ class UncertaintySettings:
 
     repeats: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """InputError for values that say nothing."""
+        check_whole("repeats", self.repeats, 1)
+        check_whole("seed", self.seed, 0)
 
 
 def phase_difference(image: ComplexMap, truth: ComplexMap, seen: BoolMap) -> FloatMap:

@@ -36,7 +36,7 @@ def _choice(name: str, value: object, allowed: Iterable[str]) -> None:
         )
 
 
-def _whole(name: str, value: object, least: int, optional: bool = False) -> None:
+def check_whole(name: str, value: object, least: int, optional: bool = False) -> None:
     if not (is_whole(value, least) or (optional and value is None)):
         what = "positive" if least == 1 else f"at least {least}"
         raise InputError(
@@ -44,7 +44,7 @@ def _whole(name: str, value: object, least: int, optional: bool = False) -> None
         )
 
 
-def _real(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
+def check_real(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
     ok = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     if ok and above is not None:
         ok = value > above  # type: ignore[operator]
@@ -56,7 +56,7 @@ def _real(name: str, value: object, *, above: float | None = None, least: float 
 
 
 def _fraction(name: str, value: object) -> None:
-    _real(name, value, least=0.0)
+    check_real(name, value, least=0.0)
     if value > 1:  # type: ignore[operator]
         raise InputError(f"{name} must be between 0 and 1, found {value!r}.")
 
@@ -68,45 +68,45 @@ def validate_model_config(config: ModelConfig, architectures: Iterable[str] = AR
     _choice("architecture", config.architecture, architectures)
     _choice("model_type", config.model_type, ("pinn", "supervised"))
     _choice("amp_activation", config.amp_activation, AMP_ACTIVATIONS)
-    _whole("N", config.N, 1)
-    _whole("gridsize", config.gridsize, 1)
-    _real("n_filters_scale", config.n_filters_scale, above=0.0)
+    check_whole("N", config.N, 1)
+    check_whole("gridsize", config.gridsize, 1)
+    check_real("n_filters_scale", config.n_filters_scale, above=0.0)
     # ptychodus lets its users set probe_scale = 0, and the setting is superseded here: no reason to refuse
     # it.
-    _real("probe_scale", config.probe_scale, least=0.0)
-    _real("gaussian_smoothing_sigma", config.gaussian_smoothing_sigma, least=0.0)
-    _real("probe_mask_sigma", config.probe_mask_sigma, least=0.0)
+    check_real("probe_scale", config.probe_scale, least=0.0)
+    check_real("gaussian_smoothing_sigma", config.gaussian_smoothing_sigma, least=0.0)
+    check_real("probe_mask_sigma", config.probe_mask_sigma, least=0.0)
     if config.probe_mask_diameter is not None:
-        _real("probe_mask_diameter", config.probe_mask_diameter, above=0.0)
-    _whole("merge_block", config.merge_block, 1)
-    _whole("stages", config.stages, 1)
+        check_real("probe_mask_diameter", config.probe_mask_diameter, above=0.0)
+    check_whole("merge_block", config.merge_block, 1)
+    check_whole("stages", config.stages, 1)
     # one step from vacuum is the merged back-projection of single frames; with none the network would see no data
-    _whole("projection_steps", config.projection_steps, 1)
-    _whole("later_projection_steps", config.later_projection_steps, 0)
-    _whole("unet_channels", config.unet_channels, 1)
+    check_whole("projection_steps", config.projection_steps, 1)
+    check_whole("later_projection_steps", config.later_projection_steps, 0)
+    check_whole("unet_channels", config.unet_channels, 1)
 
 
 def _validate_sampling(config: TrainingConfig | InferenceConfig) -> None:
-    _whole("n_groups", config.n_groups, 1, optional=True)
-    _whole("n_subsample", config.n_subsample, 1, optional=True)
-    _whole("subsample_seed", config.subsample_seed, 0, optional=True)
-    _whole("neighbor_count", config.neighbor_count, 1)
-    _whole("neighbor_pool_size", config.neighbor_pool_size, 1, optional=True)
+    check_whole("n_groups", config.n_groups, 1, optional=True)
+    check_whole("n_subsample", config.n_subsample, 1, optional=True)
+    check_whole("subsample_seed", config.subsample_seed, 0, optional=True)
+    check_whole("neighbor_count", config.neighbor_count, 1)
+    check_whole("neighbor_pool_size", config.neighbor_pool_size, 1, optional=True)
     _choice("backend", config.backend, ("pytorch", "tensorflow"))
 
 
 def _validate_optimiser(config: TrainingConfig) -> None:
     if config.gradient_clip_val is not None:
-        _real("gradient_clip_val", config.gradient_clip_val, least=0.0)
+        check_real("gradient_clip_val", config.gradient_clip_val, least=0.0)
     _choice("gradient_clip_algorithm", config.gradient_clip_algorithm, CLIP_ALGORITHMS)
     _choice("optimizer", config.optimizer, ("adam", "adamw", "sgd"))
     _choice("scheduler", config.scheduler, SCHEDULERS)
     for name in ("momentum", "adam_beta1", "adam_beta2", "lr_min_ratio", "plateau_factor"):
         _fraction(name, getattr(config, name))
     for name in ("weight_decay", "plateau_min_lr", "plateau_threshold"):
-        _real(name, getattr(config, name), least=0.0)
-    _whole("lr_warmup_epochs", config.lr_warmup_epochs, 0)
-    _whole("plateau_patience", config.plateau_patience, 0)
+        check_real(name, getattr(config, name), least=0.0)
+    check_whole("lr_warmup_epochs", config.lr_warmup_epochs, 0)
+    check_whole("plateau_patience", config.plateau_patience, 0)
 
 
 def validate_training_config(config: TrainingConfig, architectures: Iterable[str] = ARCHITECTURES) -> None:
@@ -117,19 +117,19 @@ def validate_training_config(config: TrainingConfig, architectures: Iterable[str
     from ptycho.domain import DOMAIN_NAMES
 
     validate_model_config(config.model, architectures)
-    _whole("batch_size", config.batch_size, 1)
-    _whole("nepochs", config.nepochs, 0)
+    check_whole("batch_size", config.batch_size, 1)
+    check_whole("nepochs", config.nepochs, 0)
     for name in ("mae_weight", "nll_weight"):
         _fraction(name, getattr(config, name))
     for name in ("realspace_mae_weight", "realspace_weight"):
-        _real(name, getattr(config, name), least=0.0)
-    _real("nphotons", config.nphotons, above=0.0)
+        check_real(name, getattr(config, name), least=0.0)
+    check_real("nphotons", config.nphotons, above=0.0)
     _validate_sampling(config)
     _choice("torch_loss_mode", config.torch_loss_mode, ("poisson", "mae"))
     _validate_optimiser(config)
     _choice("measurement_domain", config.measurement_domain, DOMAIN_NAMES)
-    _whole("calibration_epochs", config.calibration_epochs, 0)
-    _whole("pretrain_scans", config.pretrain_scans, 0)
+    check_whole("calibration_epochs", config.calibration_epochs, 0)
+    check_whole("pretrain_scans", config.pretrain_scans, 0)
     _fraction("val_fraction", config.val_fraction)
     if config.val_fraction >= 1:
         raise InputError(
@@ -137,10 +137,10 @@ def validate_training_config(config: TrainingConfig, architectures: Iterable[str
             f"{config.val_fraction!r}."
         )
     if config.max_time_s is not None:
-        _real("max_time_s", config.max_time_s, above=0.0)
-    _real("stop_improvement", config.stop_improvement, least=0.0)
-    _whole("stop_window", config.stop_window, 1)
-    _whole("seed", config.seed, 0)
+        check_real("max_time_s", config.max_time_s, above=0.0)
+    check_real("stop_improvement", config.stop_improvement, least=0.0)
+    check_whole("stop_window", config.stop_window, 1)
+    check_whole("seed", config.seed, 0)
 
 
 def validate_inference_config(config: InferenceConfig, architectures: Iterable[str] = ARCHITECTURES) -> None:

@@ -68,6 +68,13 @@ class Wanted:
     uncertainty: UncertaintySettings | None = None
     halves: HalvesSettings | None = None
 
+    def __post_init__(self) -> None:
+        """InputError for anything but settings."""
+        kinds = {"refine": RefinementSettings, "uncertainty": UncertaintySettings, "halves": HalvesSettings}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                raise InputError(f"{name}: found {getattr(self, name)!r}, expected {kind.__name__}() or None.")
+
 
 def train_scan(
     raw: RawData, config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *, output_dir: Path,

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import progress
+from ptycho.config.validation import check_real, check_whole
 from ptycho.errors import InputError
 from ptycho.geometry import coverage_map
 from ptycho.halves import check_enough_frames
-from ptycho.io.reconstruction_files import LoadedObject
+from ptycho.io.reconstruction_files import LoadedObject, load_any
 from ptycho.outcome import Outcome, Stage
 from ptycho.probe import mode_powers, orthogonalise_modes, probe_mask, probe_power
 from ptycho.raw_data import RawData
@@ -72,6 +74,17 @@ class RefinementSettings:
     stop_improvement: float = 0.001
     stop_window: int = 10
 
+    def __post_init__(self) -> None:
+        """InputError for values that nothing can be refined with."""
+        check_whole("epochs", self.epochs, 0)
+        check_whole("batch_size", self.batch_size, 1, optional=True)
+        check_whole("modes", self.modes, 1, optional=True)
+        check_whole("seed", self.seed, 0)
+        check_whole("stop_window", self.stop_window, 1)
+        check_real("stop_improvement", self.stop_improvement, least=0)
+        if self.support_diameter_px is not None:
+            check_real("support_diameter_px", self.support_diameter_px, above=0)
+
     def options(self) -> RefinementOptions:
         """What the solver is told."""
         return RefinementOptions(
@@ -106,16 +119,17 @@ def torch_device(accelerator: str) -> torch.device:
 
 @torch.no_grad()
 def refine_scan(
-    raw: RawData, start: LoadedObject | Outcome | None = None, settings: RefinementSettings | None = None, *,
-    device: str | torch.device = "cpu", on_epoch: Callable[[int, float], None] | None = None,
+    raw: RawData, start: str | Path | LoadedObject | Outcome | None = None, settings: RefinementSettings | None = None,
+    *, device: str | torch.device = "cpu", on_epoch: Callable[[int, float], None] | None = None,
     halves: HalvesSettings | None = None,
 ) -> Outcome:  # fmt: skip
     """Refine the object, and the probe with it; writes nothing.
 
     Args:
         raw: the scan.
-        start: object, and probe where it has one, of an earlier reconstruction of these frames, from a file or of this
-            very run; None for vacuum and the scan's own probe guess.
+        start: object, and probe where it has one, of an earlier reconstruction of these frames: a file or the folder
+            of a run, what was read from it, or the outcome of this very run; None for vacuum and the scan's own probe
+            guess.
         settings: see :class:`RefinementSettings`.
         device: where to compute; frames come there in batches.
         on_epoch: called with the number of finished epochs and the relative misfit.
@@ -130,6 +144,7 @@ def refine_scan(
     """
     started = time.perf_counter()
     settings = settings or RefinementSettings()
+    start = load_any(start) if isinstance(start, (str, Path)) else start
     if halves is not None:
         check_enough_frames(raw.source, raw.n_frames)
     scan, image, light, notes = placed_start(raw, start)

@@ -5,6 +5,7 @@ import pytest
 from small_scans import against_truth, small_scan
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import InputError
 from ptycho.probe import probe_power
 from ptycho_torch.archive import load_model
 from ptycho_torch.generators.base import ByParts
@@ -57,6 +58,17 @@ def test_a_trained_model_gives_a_start(trained, folder):
     assert with_it.result.deviance < without.result.deviance
     found = [against_truth(outcome.result.object, raw).phase_correlation for outcome in (without, with_it)]
     assert found[1] > found[0]
+
+
+@pytest.mark.parametrize("name, kind", [("refine", "RefinementSettings"), ("uncertainty", "UncertaintySettings"),
+                                        ("halves", "HalvesSettings")])  # fmt: skip
+def test_what_follows_the_network_is_said_in_settings(name, kind, trained, folder, tmp_path):
+    """Before anything is trained or reconstructed."""
+    with pytest.raises(InputError, match=rf"{name}: found True, expected {kind}\(\) or None"):
+        infer_scan(folder, small_scan(20), execution=CPU, **{name: True})
+    with pytest.raises(InputError, match=rf"{name}: found True"):
+        train_scan(small_scan(20), TrainingConfig(ModelConfig()), CPU, output_dir=tmp_path / "none", **{name: True})
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_a_refinement_corrects_is_kept(trained, folder):

@@ -248,8 +248,8 @@ def test_positions_of_other_frames_are_not_taken(raw, refined, tmp_path, caplog)
 
 
 def test_a_file_is_a_start_for_positions_too(raw, refined, tmp_path):
-    loaded = as_file(tmp_path / "r.npz", raw, refined.result.object, refined.probe, center=refined.canvas.center_xy)
-    outcome = refine_scan(raw, loaded, RefinementSettings(epochs=8, refine_positions=True))
+    as_file(tmp_path / "r.npz", raw, refined.result.object, refined.probe, center=refined.canvas.center_xy)
+    outcome = refine_scan(raw, tmp_path / "r.npz", RefinementSettings(epochs=8, refine_positions=True))
     assert outcome.stages["start"].deviance == pytest.approx(refined.result.deviance, rel=0.02)
     assert outcome.corrections["positions"]["rms_px"] < 0.5, "they were right"
 
@@ -285,6 +285,16 @@ def test_a_guess_out_of_focus_is_focused_before_it_is_cut():
         assert not found[error].probe[0][probe_mask(32, 16.0) == 0].any()
     assert found[0.6].corrections["defocus"]["distance_px2"] == pytest.approx(-0.6 * 19.0, abs=0.6)
     assert found[0.6].result.deviance < 1.05 * found[0.0].result.deviance
+
+
+@pytest.mark.parametrize("values", [
+    {"epochs": -1}, {"epochs": 1.5}, {"batch_size": 0}, {"modes": 0}, {"stop_window": 0}, {"stop_improvement": -0.1},
+    {"support_diameter_px": 0.0}, {"seed": -1},
+])  # fmt: skip
+def test_settings_without_a_meaning_are_refused(values):
+    name, value = next(iter(values.items()))
+    with pytest.raises(InputError, match=f"{name}.*{value}"):
+        RefinementSettings(**values)
 
 
 def test_it_stops_where_it_no_longer_gains(raw):
