@@ -46,6 +46,8 @@ LEAST_AMPLITUDE = (0.4, 0.95)
 PHASE_SPAN_RAD = (0.3, 1.8)
 MOST_FRAMES = 200
 """A simulated scan has no more frames, neighbours of each other: larger objects teach the same."""
+LEAST_COUNTS = 100.0
+"""Per frame: with fewer, a simulated frame may have none at all."""
 LOSS = "pretraining_loss"
 STEPS = 800
 BLOCKS_PER_STEP = 1
@@ -108,9 +110,16 @@ def simulated_scans(scans: Sequence[LitScan], n: int, seed: int) -> list[LitScan
         seed: of objects and noise.
 
     Raises:
-        InputError: positions that are known within groups only.
+        InputError: positions that are known within groups only, or frames with hardly a count.
     """
     for scan in scans:
+        light = float(np.square(np.abs(scan.probe.numpy())).sum())
+        if light < LEAST_COUNTS:
+            raise InputError(
+                f"{scan.placed.raw.source}: pretrain_scans simulates frames with as many counts; found {light:.3g} per "
+                f"frame, expected photon counts, at least {LEAST_COUNTS:g}. Multiply frames that were scaled to what "
+                "the detector has counted, or leave pretrain_scans out."
+            )
         if scan.groups is not None:
             raise InputError(
                 f"{scan.placed.raw.source}: pretrain_scans needs the positions of the whole scan; found positions that "

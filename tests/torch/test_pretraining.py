@@ -107,6 +107,14 @@ def test_several_scans_are_imitated_in_turn(sparse):
     assert [one.placed.raw.n_frames for one in made] == [40, 25, 40]
 
 
+def test_frames_that_were_scaled_down_are_refused(sparse):
+    """Simulated with so little light they would be empty."""
+    scan = lit(sparse)
+    probe = scan.probe * (0.01 / float(scan.probe.abs().square().sum())) ** 0.5
+    with pytest.raises(InputError, match=r"found 0\.01 per frame, expected photon counts, at least 100"):
+        simulated_scans([dataclasses.replace(scan, probe=probe)], 3, 0)
+
+
 def test_positions_within_groups_are_not_enough(sparse):
     groups = np.arange(40).reshape(10, 4)
     with pytest.raises(InputError, match="pretrain_scans needs the positions of the whole scan"):
