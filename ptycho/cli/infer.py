@@ -110,9 +110,6 @@ def _infer_and_report(
     archive: Path, raw: RawData, config: InferenceConfig, execution: PyTorchExecutionConfig, folder: Path,
     wanted: PlacedObject | None, settings: Settings,
 ) -> None:  # fmt: skip
-    from ptycho.cli.summary import print_summary
-    from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
-
     wanted_too = asked_afterwards(settings.values, [raw]) | {"projections": settings.get("projections")}
     on_disk = bool(settings.get("canvases_on_disk"))
     with shared.no_empty_folder(folder) if on_disk else contextlib.nullcontext():
@@ -120,11 +117,8 @@ def _infer_and_report(
             folder.mkdir(parents=True, exist_ok=True)
             wanted_too["canvas_folder"] = folder
         outcome = shared.load_backend().infer_scan(archive, raw, config, execution=execution, **wanted_too)
-    if place().number > 0:
-        return
-    # Only now: a model or a scan that does not fit must not cost the results of an earlier run.
-    clear_results(folder, RESULT_FILES)
-    print_summary(write_outputs(folder, outcome, raw, wanted, half=settings.get("half")), folder, outcome.stages)
+    if place().number == 0:
+        shared.report(outcome, raw, folder, wanted, settings.get("half"))
 
 
 def _describe(

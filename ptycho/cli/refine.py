@@ -155,9 +155,6 @@ def _describe(paths: dict[str, Path], raw: RawData, settings: Settings, config_f
 def _refine_and_report(
     raw: RawData, start: LoadedObject | None, settings: Settings, out: Path, wanted: Any
 ) -> None:  # fmt: skip
-    from ptycho.cli.summary import print_summary
-    from ptycho.io.outputs import RESULT_FILES, clear_results, write_outputs
-
     shared.set_threads(settings.get("threads"))
     execution = shared.execution_config(settings.values)
     with shared.backend_errors():
@@ -167,6 +164,4 @@ def _refine_and_report(
         raw, start, refinement.RefinementSettings(**asked), device=refinement.torch_device(execution.accelerator),
         halves=halves_settings(settings.values),
     )  # fmt: skip
-    # Only now: a start or a scan that does not fit must not cost the results of an earlier run.
-    clear_results(out, RESULT_FILES)
-    print_summary(write_outputs(out, outcome, raw, wanted, half=settings.get("half")), out, outcome.stages)
+    shared.report(outcome, raw, out, wanted, settings.get("half"))

@@ -13,6 +13,7 @@ import click
 
 from ptycho.cli.afterwards import asked_afterwards
 from ptycho.cli.beamline import beamline_options
+from ptycho.cli.earlier import replaced
 from ptycho.cli.knobs import SCAN_KNOBS, knob_options
 from ptycho.cli.mistakes import backend_errors
 from ptycho.cli.options import HeadedOption
@@ -23,6 +24,7 @@ from ptycho.errors import InputError, PtychoError
 from ptycho.launch import place
 
 if TYPE_CHECKING:
+    from ptycho.outcome import Outcome
     from ptycho.placed import PlacedObject
     from ptycho.raw_data import RawData
 
@@ -42,6 +44,7 @@ __all__ = [
     "named_scans",
     "no_empty_folder",
     "output_options",
+    "report",
     "result_folders",
     "scan_options",
     "set_threads",
@@ -292,20 +295,30 @@ def train_and_report(
     scans: the files they came from. values: stated settings by field; the rest has the defaults. Of several processes
     that a launcher has started the first one writes and prints.
     """
-    from ptycho.cli.summary import print_summary
-    from ptycho.io.outputs import MODEL_FILES, RESULT_FILES, clear_results, write_outputs
+    from ptycho.config.validation import MODEL_ARCHIVE_NAME
+    from ptycho.io.outputs import MODEL_FILES, RESULT_FILES
 
     config, execution = training_configs(raws[0], scans[0], out, values)
     set_threads(values.get("threads"))
     backend = load_backend()
-    # Before an earlier run's results are removed: a refused setting must not cost them.
     check_settings(config.model, config, execution)
     wanted = asked_afterwards(values, raws)
-    first = place().number == 0
-    if first:
-        clear_results(out, (*MODEL_FILES, *RESULT_FILES))
-    with no_empty_folder(out) if first else contextlib.nullcontext():
+    if place().number > 0:
+        backend.train_scans(raws, config, execution, output_dir=out, **wanted)
+        return
+    with no_empty_folder(out), replaced(out, (*MODEL_FILES, *RESULT_FILES), by=MODEL_ARCHIVE_NAME):
         outcomes = backend.train_scans(raws, config, execution, output_dir=out, **wanted)
-    for outcome, raw, folder in zip(outcomes, raws, folders, strict=True) if first else ():
-        clear_results(folder, () if folder == out else RESULT_FILES)
-        print_summary(write_outputs(folder, outcome, raw, reference, half=half), folder, outcome.stages)
+    for outcome, raw, folder in zip(outcomes, raws, folders, strict=True):
+        report(outcome, raw, folder, reference, half)
+
+
+def report(
+    outcome: Outcome, raw: RawData, folder: Path, reference: PlacedObject | None, half: int | None
+) -> None:  # fmt: skip
+    """Write the results of a scan into `folder`, instead of those of an earlier run, and print the figures."""
+    from ptycho.cli.summary import print_summary
+    from ptycho.io.outputs import RESULT_FILES, write_outputs
+
+    with replaced(folder, RESULT_FILES, by="metrics.json"):
+        figures = write_outputs(folder, outcome, raw, reference, half=half)
+    print_summary(figures, folder, outcome.stages)

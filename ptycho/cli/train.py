@@ -65,7 +65,8 @@ def start_training(
 
     refuse_unknown_launcher()
     first = place().number == 0
-    inputs = [path for path in (*scans, settings.get("reference"), config_file) if path is not None]
+    read = (*scans, _archive(settings.get("init_from")), settings.get("reference"), config_file)
+    inputs = [path for path in read if path is not None]
     names = (*MODEL_FILES, *RESULT_FILES)
     # of several processes the first writes; what it has begun to write is no reason for the others to refuse
     out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs) if first else folder
@@ -79,6 +80,13 @@ def start_training(
         _describe(raws[0], shared.named_scans(scan_name, scans) | {"output_dir": out}, settings, config_file)
         return
     shared.train_and_report(raws, scans, out, folders, settings.values, reference=wanted, half=settings.get("half"))
+
+
+def _archive(model: Path | None) -> Path | None:
+    """The file that is read, of a folder the model in it."""
+    from ptycho.config.validation import MODEL_ARCHIVE_NAME
+
+    return model / MODEL_ARCHIVE_NAME if model is not None and model.is_dir() else model
 
 
 def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_file: Path | None) -> None:
