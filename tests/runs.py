@@ -99,9 +99,14 @@ def use_made_up_backend(monkeypatch):
         )  # fmt: skip
         return made_up_outcome(raw)
 
-    monkeypatch.setattr(
-        shared, "load_backend", lambda: SimpleNamespace(train_scans=train_scans, infer_scan=infer_scan)
-    )
+    def nothing_to_refuse(*_args, **_keywords):
+        """What the real backend refuses before it begins, is tested with it."""
+
+    backend = SimpleNamespace(
+        train_scans=train_scans, infer_scan=infer_scan, check_training=nothing_to_refuse,
+        check_inference=nothing_to_refuse,
+    )  # fmt: skip
+    monkeypatch.setattr(shared, "load_backend", lambda: backend)
     monkeypatch.setattr("ptycho.io.outputs._write_pictures", lambda *_: None)
     monkeypatch.setattr("ptycho.io.outputs._write_comparison", lambda *_: None)
     return calls

@@ -94,7 +94,12 @@ def start_inference(
     shared.check_backend(config.backend)
     # The archive's configuration is not in these: it was checked when the model was trained.
     notes = shared.check_settings(config, execution)
-    asked_afterwards(settings.values, raws)
+    asked = asked_afterwards(settings.values, raws)
+    # every scan, before the results of the first are written
+    shared.load_backend().check_inference(
+        archive, raws, config, execution, refine=asked["refine"], halves=asked["halves"],
+        projections=settings.get("projections"),
+    )  # fmt: skip
     if dry_run and not first:
         return
     if dry_run:
@@ -125,7 +130,7 @@ def _describe(
     config: InferenceConfig, execution: PyTorchExecutionConfig, raw: RawData, settings: Settings,
     notes: list[str], paths: dict[str, Path], config_file: Path | None,
 ) -> None:  # fmt: skip
-    """The dry run: what the run would do. paths: by what the command calls them."""
+    """The dry run: say what the run would do. paths: by what the command calls them."""
     from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
 
     # Those that act, and whatever else the command has a flag for and was told.

@@ -107,7 +107,7 @@ def refine(
     halves_settings(settings.values, [raw])
     if dry_run:
         paths = {"scan": scan, "output_dir": out} | ({} if start is None else {"start": start.path})
-        _describe(paths, raw, settings, config_file)
+        _describe(paths, raw, start, settings, config_file)
         return
     _refine_and_report(raw, start, settings, out, wanted)
 
@@ -125,8 +125,10 @@ def _load_start(start: Path | None) -> LoadedObject | None:
     return load_any(start)
 
 
-def _describe(paths: dict[str, Path], raw: RawData, settings: Settings, config_file: Path | None) -> None:
-    """The dry run: what the run would do."""
+def _describe(
+    paths: dict[str, Path], raw: RawData, start: LoadedObject | None, settings: Settings, config_file: Path | None
+) -> None:  # fmt: skip
+    """The dry run: refuse what the run would refuse, else print what it would do."""
     from ptycho.cli.dry_run import Row, print_dry_run, rows_of_command, rows_of_config
     from ptycho.cli.knobs import SCAN_KNOBS
     from ptycho.config.models import ModelConfig, TrainingConfig
@@ -134,6 +136,10 @@ def _describe(paths: dict[str, Path], raw: RawData, settings: Settings, config_f
     model = ModelConfig(N=raw.N)
     about = shared.build_config(TrainingConfig, settings.values, model=model)
     execution = shared.execution_config(settings.values)
+    with shared.backend_errors():
+        from ptycho_torch.workflows import refinement, starting_point
+    refinement.torch_device(execution.accelerator)
+    starting_point.placed_start(raw, start)
     defaults = {"epochs": EPOCHS, "refine_probe": True, "correct_defocus": False, "refine_positions": False,
                 "stop_improvement": STOP_IMPROVEMENT, "stop_window": STOP_WINDOW, "seed": SEED.default}  # fmt: skip
     rows = [

@@ -43,6 +43,7 @@ __all__ = [
     "load_scan",
     "named_scans",
     "no_empty_folder",
+    "notes_said_later",
     "output_options",
     "report",
     "result_folders",
@@ -174,7 +175,7 @@ def load_reference(path: Path | None) -> PlacedObject | None:
 
 
 def load_backend() -> Any:
-    """The module with train_scan and infer_scan; imports torch."""
+    """The module that trains and infers, and checks both before; imports torch."""
     with backend_errors():
         from ptycho_torch.workflows import reconstruct
 
@@ -198,9 +199,19 @@ def check_settings(*configs: Any) -> list[str]:
         from ptycho_torch import settings
         from ptycho_torch.config_bridge import merged_twins
 
+    with notes_said_later():
+        return settings.check_settings(*merged_twins(configs))
+
+
+@contextlib.contextmanager
+def notes_said_later() -> Iterator[None]:
+    """Keep what the backend says of superseded settings out of the log; imports torch."""
+    with backend_errors():
+        from ptycho_torch import settings
+
     settings.logger.addFilter(_nothing)
     try:
-        return settings.check_settings(*merged_twins(configs))
+        yield
     finally:
         settings.logger.removeFilter(_nothing)
 

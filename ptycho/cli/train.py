@@ -72,12 +72,13 @@ def start_training(
     out = check_output_dir(folder, overwrite=overwrite, replaces=names, inputs=inputs) if first else folder
     folders = shared.result_folders(scans, out, overwrite=overwrite) if first else []
     raws = [shared.load_scan(scan, settings.values) for scan in scans]
-    asked_afterwards(settings.values, raws)
+    asked = asked_afterwards(settings.values, raws)
     wanted = shared.load_reference(settings.get("reference"))
     if dry_run and not first:
         return
     if dry_run:
-        _describe(raws[0], shared.named_scans(scan_name, scans) | {"output_dir": out}, settings, config_file)
+        paths = shared.named_scans(scan_name, scans) | {"output_dir": out}
+        _describe(raws, paths, settings, asked["halves"], config_file)
         return
     shared.train_and_report(raws, scans, out, folders, settings.values, reference=wanted, half=settings.get("half"))
 
@@ -89,16 +90,21 @@ def _archive(model: Path | None) -> Path | None:
     return model / MODEL_ARCHIVE_NAME if model is not None and model.is_dir() else model
 
 
-def _describe(raw: RawData, paths: dict[str, Path], settings: Settings, config_file: Path | None) -> None:
+def _describe(
+    raws: Sequence[RawData], paths: dict[str, Path], settings: Settings, halves: Any, config_file: Path | None
+) -> None:  # fmt: skip
     """The dry run: refuse what the run would refuse, else print what it would do.
 
-    paths: by what the command calls them, the scans first, then the output folder.
+    paths: by what the command calls them, the scans first, then the output folder. halves: how the scans are to be
+    halved, or None.
     """
     from ptycho.cli.dry_run import print_dry_run, rows_of_command, rows_of_config
 
-    scan, *_, out = paths.values()
+    (scan, *_, out), raw = paths.values(), raws[0]
     config, execution = shared.training_configs(raw, scan, out, settings.values)
     notes = shared.check_settings(config.model, config, execution)
+    with shared.notes_said_later():
+        shared.load_backend().check_training(raws, config, execution, halves=halves)
     sections = {
         "command": rows_of_command(settings, paths),
         "model": rows_of_config(config.model, settings, raw),

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho import launch, params
+from ptycho import params
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import InputError
 from ptycho.geometry import Canvas, coverage_map
@@ -32,48 +31,21 @@ from ptycho_torch.config_params import InferenceConfig as BackendInferenceConfig
 from ptycho_torch.config_params import plain
 from ptycho_torch.config_stated import payload_of
 from ptycho_torch.data.scans import LitScan, PlacedScan
-from ptycho_torch.halves import HalvesSettings, with_halves
+from ptycho_torch.halves import HalvesSettings
 from ptycho_torch.lightning_utils import device_of, processes_of
 from ptycho_torch.misfit import Misfit
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.physics.batches import frames_that_fit
 from ptycho_torch.processes import Share
 from ptycho_torch.reassembly import StreamedFrames
-from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
+from ptycho_torch.uncertainty import UncertaintySettings
+from ptycho_torch.workflows.afterwards import SHARED_IN_INFERENCE, SHARED_IN_TRAINING, Wanted, finished
 from ptycho_torch.workflows.first_projections import loaded
-from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
+from ptycho_torch.workflows.refinement import RefinementSettings, torch_device
 from ptycho_torch.workflows.scans import subsample
-from ptycho_torch.workflows.training import TrainingRun, run_training
+from ptycho_torch.workflows.training import TrainingRun, check_run, run_training
 
 logger = logging.getLogger(__name__)
-
-SHARED_IN_TRAINING = (
-    "The network was trained on the frames of both halves, so that its weights know both, and the probe was found with "
-    "all of them; the two objects share no frame."
-)
-SHARED_IN_INFERENCE = (
-    "Both halves were reconstructed by the same network and with the same probe; the two objects share no frame. A "
-    "network that was trained on this very scan knows both halves."
-)
-SHARED_IN_REFINEMENT = (
-    " Each half was then refined from its own network's object, object and probe with its own frames alone."
-)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to follow the network: how to refine, to find intervals, to halve the scan; None for not at all."""
-
-    refine: RefinementSettings | None = None
-    uncertainty: UncertaintySettings | None = None
-    halves: HalvesSettings | None = None
-
-    def __post_init__(self) -> None:
-        """InputError for anything but settings."""
-        kinds = {"refine": RefinementSettings, "uncertainty": UncertaintySettings, "halves": HalvesSettings}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), (kind, type(None))):
-                raise InputError(f"{name}: found {getattr(self, name)!r}, expected {kind.__name__}() or None.")
 
 
 def train_scan(
@@ -118,20 +90,9 @@ def train_scans(
         InputError: also for scans whose frames have different sides.
     """
     started = time.perf_counter()
-    sides = {raw.N for raw in raws}
-    if len(sides) > 1:
-        named = ", ".join(f"{raw.source}: {raw.N} x {raw.N}" for raw in raws)
-        raise InputError(f"found frames of different sides ({named}), expected one. Crop them, or leave some out.")
-    wanted = Wanted(refine, uncertainty, halves)
-    for raw in raws if halves is not None else ():
-        # before anything is trained
-        n_frames = min(raw.n_frames, config.n_subsample or raw.n_frames)
-        check_enough_frames(raw.source, n_frames, config.model.gridsize**2)
+    config = _fitting(raws, config, halves)
     # Path() stands for no folder in a configuration; here one is named
     output_dir = Path(output_dir).resolve()
-    # the frames are here already: the file they came from need not be looked at again
-    model = dataclasses.replace(config.model, N=raws[0].N)
-    config = dataclasses.replace(config, model=model, train_data_file=None)
     payload = payload_of(config, execution, output_dir=output_dir)
     execution = payload.execution_config
     with processes.together(device_of(execution)) as share:
@@ -140,10 +101,37 @@ def train_scans(
         if share.number == 0:
             save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
         made = [_reconstructed(run, scan, execution, share) for scan in run.scans]
+    wanted = Wanted(refine, uncertainty, halves)
     return [
         _outcome(run, scan, outcome, execution, resolved, started, wanted)
         for scan, outcome in zip(run.scans, made, strict=True)
     ]
+
+
+def check_training(
+    raws: Sequence[RawData], config: TrainingConfig, execution: PyTorchExecutionConfig | None = None, *,
+    halves: HalvesSettings | None = None,
+) -> None:  # fmt: skip
+    """Refuse what :func:`train_scans` refuses before its first step; nothing is calibrated, trained or left.
+
+    Raises:
+        InputError: see :func:`train_scans`.
+    """
+    check_run(payload_of(_fitting(raws, config, halves), execution, output_dir=Path()), list(raws))
+
+
+def _fitting(raws: Sequence[RawData], config: TrainingConfig, halves: HalvesSettings | None) -> TrainingConfig:
+    """The configuration of a training on these scans; InputError for scans that do not go together."""
+    sides = {raw.N for raw in raws}
+    if len(sides) > 1:
+        named = ", ".join(f"{raw.source}: {raw.N} x {raw.N}" for raw in raws)
+        raise InputError(f"found frames of different sides ({named}), expected one. Crop them, or leave some out.")
+    for raw in raws if halves is not None else ():
+        # before anything is trained
+        n_frames = min(raw.n_frames, config.n_subsample or raw.n_frames)
+        check_enough_frames(raw.source, n_frames, config.model.gridsize**2)
+    # the frames are here already: the file they came from need not be looked at again
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, N=raws[0].N), train_data_file=None)
 
 
 def _reconstructed(run: TrainingRun, scan: LitScan, execution: PyTorchExecutionConfig, share: Share) -> Outcome:
@@ -159,38 +147,21 @@ def _outcome(
     outcome.losses, outcome.settings = run.losses, resolved
     outcome.notes[:0] = run.notes
     outcome.timings_s = {**run.timings_s, **outcome.timings_s}
-    outcome = _finished(run.module, scan.placed.raw, outcome, execution, wanted, SHARED_IN_TRAINING)
+    outcome = finished(
+        scan.placed.raw, outcome, _again(run.module, outcome, execution), wanted, shared=SHARED_IN_TRAINING,
+        device=device_of(execution),
+    )  # fmt: skip
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
-def _finished(
-    module: PtychoPINN_Lightning, raw: RawData, outcome: Outcome, execution: PyTorchExecutionConfig, wanted: Wanted,
-    shared: str, canvases: Canvases | None = None,
-) -> Outcome:  # fmt: skip
-    """What is asked for after the network: the refined object, the intervals of the result, the halves of the scan.
-
-    ``shared`` says what the objects of the halves have in common. Of several processes the first one does it alone.
-    """
-    if launch.place().number > 0:
-        return outcome
-    device, probe = device_of(execution), outcome.probe
-
-    def refined(scan: RawData, before: Outcome) -> Outcome:
-        return before if wanted.refine is None else refined_outcome(scan, before, wanted.refine, device=device)
-
-    def stages_of(scan: RawData) -> tuple[Outcome, Outcome]:
-        placed = PlacedScan.of(scan, outcome.canvas)
-        before = reconstruct(module, placed, probe, execution.inference_batch_size, canvases=canvases)
-        return before, refined(scan, before)
-
-    found = refined(raw, outcome)
-    if wanted.uncertainty is not None:
-        found = with_intervals(raw, found, lambda scan: stages_of(scan)[-1], wanted.uncertainty, device=device)
-    if wanted.halves is not None:
-        shared += SHARED_IN_REFINEMENT if wanted.refine is not None else ""
-        found = with_halves(raw, found, stages_of, wanted.halves, shared=shared, device=device)
-    return found
+def _again(
+    module: PtychoPINN_Lightning, outcome: Outcome, execution: PyTorchExecutionConfig, canvases: Canvases | None = None
+) -> Callable[[RawData], Outcome]:  # fmt: skip
+    """How the network of an outcome reconstructs another scan with the same probe, on the same canvas."""
+    return lambda scan: reconstruct(
+        module, PlacedScan.of(scan, outcome.canvas), outcome.probe, execution.inference_batch_size, canvases=canvases
+    )
 
 
 def infer_scan(
@@ -224,6 +195,7 @@ def infer_scan(
     """
     started = time.perf_counter()
     execution = PyTorchExecutionConfig() if execution is None else execution
+    torch_device(execution.accelerator)
     notes = settings.check_settings(*(() if config is None else (config,)), execution)
     notes += settings.announced(settings.training_only(execution))
     if config is not None:
@@ -231,20 +203,51 @@ def infer_scan(
     module, trained_with, begins = loaded(model_path, projections, refine is not None)
     if config is not None and config.n_subsample is not None:
         raw = subsample(raw, config.n_subsample, config.subsample_seed or 0)
-    wanted = Wanted(refine, uncertainty, halves)
     if halves is not None:
         check_enough_frames(raw.source, raw.n_frames, module.data_config.C)
     canvases, n = Canvases(canvas_folder), processes_of(execution)
     arguments = model_path, raw, execution, (projections, refine is not None), canvases
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share, canvases)
-    outcome = _finished(module, known, outcome, execution, wanted, SHARED_IN_INFERENCE, canvases)
+    outcome = finished(
+        known, outcome, _again(module, outcome, execution, canvases), Wanted(refine, uncertainty, halves),
+        shared=SHARED_IN_INFERENCE, device=device_of(execution),
+    )  # fmt: skip
     outcome.notes = [*notes, *outcome.notes, *begins]
     outcome.settings = {**trained_with, **outcome.settings}
     if projections is not None:
         outcome.settings["projections"] = projections
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
+
+
+def check_inference(
+    model_path: str | Path, raws: Sequence[RawData], config: InferenceConfig | None = None,
+    execution: PyTorchExecutionConfig | None = None, *, refine: RefinementSettings | None = None,
+    halves: HalvesSettings | None = None, projections: int | None = None,
+) -> None:  # fmt: skip
+    """Refuse what :func:`infer_scan` refuses of any of these scans before it reconstructs; arguments as there.
+
+    Raises:
+        MissingFileError, InputError: see :func:`infer_scan`.
+    """
+    torch_device((PyTorchExecutionConfig() if execution is None else execution).accelerator)
+    module = loaded(model_path, projections, refine is not None).module
+    for raw in raws:
+        _check_side(raw, module)
+        if halves is not None:
+            n_frames = min(raw.n_frames, (config and config.n_subsample) or raw.n_frames)
+            check_enough_frames(raw.source, n_frames, module.data_config.C)
+
+
+def _check_side(raw: RawData, module: PtychoPINN_Lightning) -> None:
+    """InputError for frames of another side than the module was trained with."""
+    expected = module.data_config.N
+    if raw.N != expected:
+        raise InputError(
+            f"{raw.source}: frames are {raw.N} x {raw.N} pixels, the model was trained on {expected} x {expected}. "
+            f"Crop the scan to {expected} (--crop {expected}), load a model for {raw.N}, or train one."
+        )
 
 
 def _help_to_infer(
@@ -283,12 +286,7 @@ def _inferred(
     canvases: Canvases | None,
 ) -> tuple[RawData, Outcome]:  # fmt: skip
     """The scan as it was taken, and what came of it; see :func:`infer_with`."""
-    expected = module.data_config.N
-    if raw.N != expected:
-        raise InputError(
-            f"{raw.source}: frames are {raw.N} x {raw.N} pixels, the model was trained on {expected} x {expected}. "
-            f"Crop the scan to {expected} (--crop {expected}), load a model for {raw.N}, or train one."
-        )
+    _check_side(raw, module)
     raw = _with_known_domain(raw, module.data_config.measurement_domain)
     good = module.good_pixels.cpu().numpy()
     takes_mask = raw.bad_pixels is None and not good.all()

@@ -62,8 +62,8 @@ def placed_start(raw: RawData, loaded: LoadedObject | Outcome | None) -> Start:
             f"{loaded.path}: found a probe of {probe.shape[-1]} x {probe.shape[-1]} pixels, expected {raw.N} x {raw.N} "
             f"like the frames of {raw.source}. Refine with the --crop of that reconstruction."
         )
-    raw, moves = _where_it_has_them(raw, loaded)
     middle = _middle_in(loaded, raw)
+    raw, moves = _where_it_has_them(raw, loaded)
     canvas = _aligned_canvas(raw, middle)
     starts, fractions = placements(raw.xcoords, raw.ycoords, raw.N, canvas)
     scan = PlacedScan(raw, canvas, torch.from_numpy(starts), torch.from_numpy(fractions.astype(np.float32)))

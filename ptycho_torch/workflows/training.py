@@ -77,6 +77,24 @@ def run_training(payload: TrainingPayload, source: Any, validation: Any = None) 
         return job.run(source, validation)
 
 
+def check_run(payload: TrainingPayload, source: Any) -> None:
+    """Refuse what :func:`run_training` refuses before its first step; nothing is calibrated, trained or left.
+
+    Args:
+        payload: from :mod:`ptycho_torch.config_factory`; its output_dir is left alone.
+        source: see :func:`run_training`.
+
+    Raises:
+        InputError, RuntimeError: see :func:`run_training`.
+    """
+    config = payload.tf_training_config
+    with _folder(Path()) as folder, lightning_utils.determinism_restored():
+        job = TrainingJob(payload, folder, withholds(source, config))
+        as_given = dataclasses.replace(config, calibrate_probe=False)
+        scans, _ = lit_scans(dataclasses.replace(payload, tf_training_config=as_given), source, [])
+        job.data(scans)
+
+
 @contextlib.contextmanager
 def _folder(stated: Path) -> Iterator[Path]:
     if stated != Path():
@@ -151,12 +169,7 @@ class TrainingJob:
         _remember(self.module, scans[0])
         if self._recon_log is not None:
             self._recon_log.scan = scans[0].placed
-        data = BlockDataModule(
-            scans, payload.pt_data_config, payload.pt_model_config, payload.pt_training_config,
-            payload.execution_config, payload.tf_training_config.n_groups,
-            [] if validation is None else validation_scans(payload, validation, scans),
-            getattr(self.trainer, "world_size", 1),
-        )  # fmt: skip
+        data = self.data(scans, validation)
         start = time.monotonic()
         self._pretrain(scans)
         generator = getattr(self.module, "generator", None)
@@ -169,6 +182,16 @@ class TrainingJob:
             self.notes.append("The network's output collapsed to a constant: its figures mean nothing.")
         taken = {"calibration": calibration_s, "training": time.monotonic() - start}
         return TrainingRun(self.module, scans, self.history.losses, taken, self.notes)
+
+    def data(self, scans: list[LitScan], validation: Any = None) -> BlockDataModule:
+        """The frames as the Trainer gets them; arguments and errors as of :func:`run_training`."""
+        payload = self.payload
+        return BlockDataModule(
+            scans, payload.pt_data_config, payload.pt_model_config, payload.pt_training_config,
+            payload.execution_config, payload.tf_training_config.n_groups,
+            [] if validation is None else validation_scans(payload, validation, scans),
+            getattr(self.trainer, "world_size", 1),
+        )  # fmt: skip
 
     def _pretrain(self, scans: list[LitScan]) -> None:
         payload, config = self.payload, self.payload.tf_training_config
