@@ -120,6 +120,13 @@ def _geometry(entries: dict[str, Any], preparation: Preparation, N: int, source:
     names = ("pixel_size_m", "photon_energy_ev", "detector_distance_m")
     known = {name: getattr(preparation, name) for name in names if getattr(preparation, name) is not None}
     if preparation.detector_pixel_m is None:
+        lengths = [name for name in names[1:] if name in known]
+        if lengths and (known.get(names[0]) or entries.get(names[0])) is None:
+            logger.info(
+                "%s: %s: kept with the results, but with no effect on the size of the object pixel. State energy, "
+                "distance and detector pixel (--detector-pixel), or the object pixel itself (--pixel-size).",
+                source, " and ".join(f"{name}={known[name]:g}" for name in lengths),
+            )  # fmt: skip
         return known
     energy, distance = (known.get(name) or entries.get(name) for name in names[1:])
     if energy is None or distance is None:

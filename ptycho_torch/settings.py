@@ -167,6 +167,8 @@ _ONLY_WITH: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda c: c.use_legacy_decoder_channel_override, "it is a detail of use_legacy_decoder_channel_override",
     ),
     "decoder_spatial_kernel": (lambda c: c.spatial_decoder, "it is a detail of spatial_decoder"),
+    "calibration_epochs": (
+        lambda c: c.calibrate_probe, "the probe is not refined before training (calibrate_probe=False)"),
     "lr_warmup_epochs": (
         lambda c: _scheduled(c, "WarmupCosine", "Cosine"), "it acts with the schedules WarmupCosine and Cosine"),
     "lr_min_ratio": (
@@ -188,6 +190,7 @@ _ONLY_WITH: dict[str, tuple[Callable[[Any], Any], str]] = {
 """Field of any configuration -> (whether what it needs is stated, why it has no effect otherwise)."""
 
 _OF_CHECKPOINTS = ("checkpoint_save_top_k", "checkpoint_monitor_metric", "checkpoint_mode", "early_stop_patience")
+_OF_WORKERS = ("persistent_workers", "prefetch_factor")
 
 
 def changed_fields(config: Any) -> dict[str, tuple[Any, Any]]:
@@ -214,6 +217,8 @@ def superseded_reason(config: Any, name: str) -> str | None:
         return _ONLY_WITH[name][1]
     if isinstance(config, PyTorchExecutionConfig) and name in _OF_CHECKPOINTS and not config.enable_checkpointing:
         return "there are no checkpoints (enable_checkpointing=False)"
+    if isinstance(config, PyTorchExecutionConfig) and name in _OF_WORKERS and config.num_workers == 0:
+        return "no process loads batches beside this one (num_workers=0)"
     return SUPERSEDED[type(config)].get(name)
 
 

@@ -14,18 +14,20 @@ from ptycho.errors import InputError
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-__all__ = ["afterwards_options", "asked_afterwards", "halves_option", "halves_settings"]
+__all__ = ["IMPLIED_BY", "afterwards_options", "asked_afterwards", "halves_option", "halves_settings"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFINE_EPOCHS = 50
+IMPLIED_BY = {"refine": "refine_epochs", "uncertainty": "ensemble"}
+"""Option -> the one that asks for it too."""
 
 
 def refine_options(function: F) -> F:
     """--refine and --refine-epochs."""
     function = click.option(
         "--refine-epochs", type=COUNT, default=REFINE_EPOCHS, show_default=True, metavar="N",
-        help="Passes over the frames that a refinement takes.",
+        help="Passes over the frames that a refinement takes; implies --refine.",
     )(function)  # fmt: skip
     return click.option(
         "--refine/--no-refine", default=False, show_default=True,
@@ -34,13 +36,22 @@ def refine_options(function: F) -> F:
 
 
 def refinement_settings(values: dict[str, Any]) -> Any:
-    """What the stated settings ask to be refined after the network, or None; imports torch."""
-    if not values.get("refine"):
+    """What the stated settings ask to be refined after the network, or None; imports torch.
+
+    InputError for passes of no refinement.
+    """
+    wanted, epochs = values.get("refine"), values.get("refine_epochs")
+    if wanted is False and epochs is not None:
+        raise InputError(
+            f"refine_epochs={epochs} and no refinement: found both, expected one. They are the passes of a refinement; "
+            "leave one of them out."
+        )
+    if not wanted and epochs is None:
         return None
     with backend_errors():
         from ptycho_torch.workflows.refinement import RefinementSettings
 
-        return RefinementSettings(epochs=values.get("refine_epochs", REFINE_EPOCHS))
+        return RefinementSettings(epochs=epochs or REFINE_EPOCHS)
 
 
 def uncertainty_options(function: F) -> F:

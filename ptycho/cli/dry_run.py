@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ptycho.cli.afterwards import IMPLIED_BY
 from ptycho.cli.beamline import BEAMLINE_NAMES
 from ptycho.cli.resolve import Settings
 from ptycho.config.execution import PyTorchExecutionConfig
@@ -43,6 +44,10 @@ def rows_of_command(settings: Settings, paths: dict[str, Path]) -> list[Row]:
     options = {param.name: param for param in click.get_current_context().command.params}
     for name in (name for name in _OF_THE_COMMAND if name in options):
         default = options[name].default
+        implied_by = IMPLIED_BY.get(name, "")
+        if name not in settings.values and settings.values.get(implied_by) is not None:
+            rows.append(Row(name, "True", settings.sources[implied_by]))
+            continue
         value = settings.values.get(name, default if isinstance(default, (bool, int)) else None)
         rows.append(Row(name, _text(value), settings.sources.get(name, "default")))
     return rows

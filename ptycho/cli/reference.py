@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -15,32 +16,55 @@ import click
 from ptycho import documents
 from ptycho.cli import older_options as older
 from ptycho.cli.fields import file_only_fields
-from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, TRAINING_KNOBS, Knob
+from ptycho.cli.infer import infer
+from ptycho.cli.knobs import SCAN_KNOBS, TRAINING_KNOBS, Knob
+from ptycho.cli.refine import refine
+from ptycho.cli.resolve import file_options
+from ptycho.cli.train import train
 from ptycho.documents import code, line
 
-__all__ = ["TABLES", "file_only_table", "flag_table", "older_table", "with_tables"]
+__all__ = ["TABLES", "file_only_table", "flag_table", "older_table", "verb_table", "with_tables"]
+
+
+_VERBS: tuple[click.Command, ...] = (train, infer, refine)
 
 
 def _default(value: Any) -> str:
     return "unset" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _row(knob: Knob, verbs: str) -> str:
-    flag = code(knob.flag.split("/"))
-    text = re.sub(r" ?\[default: .*\]", "", knob.help)
-    if isinstance(knob.kind, click.Choice):
-        text = f"{text} One of {', '.join(knob.kind.choices)}."
-    default = re.search(r"\[default: (.*)\]", knob.help)
-    shown = default.group(1) if default else _default(knob.default)
-    return line(flag, f"`{knob.field}`", shown, verbs, text)
+def _row(flags: Sequence[str], key: str, default: Any, kind: Any, text: str) -> str:
+    """A flag with its key, its default, the verbs that have it, and what it does; text: of the help."""
+    verbs = [str(verb.name) for verb in _VERBS if any(_is(option, key, text) for option in file_options(verb))]
+    said = re.search(r" ?\[(?:default: )?(.*)\]$", text)
+    what = text if said is None else text.removesuffix(said.group(0))
+    if isinstance(kind, click.Choice):
+        what = f"{what} One of {', '.join(kind.choices)}."
+    return line(code(flags), f"`{key}`", said.group(1) if said else _default(default), ", ".join(verbs), what)
+
+
+def _is(option: click.Option, key: str, text: str) -> bool:
+    return (option.name, option.help) == (key, text)
+
+
+_HEAD = ["| flag | key in a file | default | verbs | what |", "|---|---|---|---|---|"]
 
 
 def flag_table() -> str:
     """Every flag that stands for a field, in the order of the help text."""
-    of_both = {knob.field for knob in (*SCAN_KNOBS, *INFERENCE_KNOBS)}
-    lines = ["| flag | key in a file | default | verbs | what |", "|---|---|---|---|---|"]
-    for knob in (*SCAN_KNOBS, *TRAINING_KNOBS):
-        lines.append(_row(knob, "train, infer" if knob.field in of_both else "train"))
+    knobs = (*SCAN_KNOBS, *TRAINING_KNOBS)
+    return "\n".join([*_HEAD, *(_row(k.flag.split("/"), k.field, k.default, k.kind, k.help) for k in knobs)])
+
+
+def verb_table() -> str:
+    """Every other flag that a file may state, in the order of the help texts of the verbs."""
+    lines = list(_HEAD)
+    fields = {(knob.field, knob.help) for knob in (*SCAN_KNOBS, *TRAINING_KNOBS)}
+    for option in (option for verb in _VERBS for option in file_options(verb)):
+        default = option.default if isinstance(option.default, (bool, int, float, str)) else None
+        row = _row((*option.opts, *option.secondary_opts), str(option.name), default, option.type, option.help or "")
+        if (option.name, option.help) not in fields and row not in lines:
+            lines.append(row)
     return "\n".join(lines)
 
 
@@ -95,7 +119,7 @@ def _spellings(knob: Knob | None) -> str:
     return "-" if knob is None else code((*knob.flag.split("/"), *knob.older))
 
 
-TABLES = {"flags": flag_table, "file-only": file_only_table, "older-flags": older_table}
+TABLES = {"flags": flag_table, "verb-flags": verb_table, "file-only": file_only_table, "older-flags": older_table}
 
 
 def with_tables(text: str) -> str:

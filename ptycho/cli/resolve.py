@@ -19,12 +19,11 @@ import click
 from click.core import ParameterSource
 
 from ptycho.cli.fields import DEPRECATED, ELSEWHERE, OWNERS, file_only_fields, hints, kind_for
-from ptycho.cli.knobs import INFERENCE_KNOBS, SCAN_KNOBS, TRAINING_KNOBS
 from ptycho.config.execution import PyTorchExecutionConfig
 from ptycho.config.models import ModelConfig
 from ptycho.errors import InputError
 
-__all__ = ["FILE_SECTIONS", "Settings", "resolve"]
+__all__ = ["FILE_SECTIONS", "Settings", "file_options", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +126,14 @@ def _known_name(ctx: click.Context, entry: _Entry, kinds: dict[str, Any], path: 
             f"Configuration file {path}: {entry.place} does not act in `{ctx.info_name}`, only in training. "
             "Take it out of the file."
         )
-    raise _unknown(path, entry.place, name, {**_flag_spellings(kinds), **{kind: kind for kind in kinds}})
+    raise _unknown(path, entry.place, name, {**_flag_spellings(ctx), **{kind: kind for kind in kinds}})
 
 
-def _flag_spellings(kinds: dict[str, Any]) -> dict[str, str]:
-    """Name of a flag, as somebody may write it in a file -> the field."""
-    knobs = [knob for knob in (*SCAN_KNOBS, *TRAINING_KNOBS, *INFERENCE_KNOBS) if knob.field in kinds]
-    flags = [(flag, knob.field) for knob in knobs for flag in (*knob.older, knob.flag.split("/")[0])]
-    return {flag.lstrip("-").replace("-", "_"): field for flag, field in flags}
+def _flag_spellings(ctx: click.Context) -> dict[str, str]:
+    """Name of a flag, as somebody may write it in a file -> the key."""
+    named = [(option, flag) for option in file_options(ctx.command) for flag in option.opts]
+    named += [(option, flag) for option, _ in named for flag in getattr(option, "aliases", ())]
+    return {flag.lstrip("-").replace("-", "_"): str(option.name) for option, flag in named}
 
 
 def _unknown(path: Path, place: str, name: str, known: dict[str, str]) -> InputError:
@@ -154,11 +153,7 @@ def _kinds_of_values(ctx: click.Context) -> dict[str, tuple[Any, Any]]:
 
     A training command takes every field of the configuration; another command what it has options for.
     """
-    options = {
-        str(p.name): p.type
-        for p in ctx.command.params
-        if isinstance(p, click.Option) and p.expose_value and p.name not in _ONLY_FLAGS
-    }
+    options = {str(option.name): option.type for option in file_options(ctx.command)}
     known = hints()
 
     def hint(name: str, kind: Any) -> Any:
@@ -168,6 +163,12 @@ def _kinds_of_values(ctx: click.Context) -> dict[str, tuple[Any, Any]]:
     if "nepochs" in options:
         kinds.update({f.name: (kind_for(known[f.name]), known[f.name]) for _, f in file_only_fields()})
     return kinds
+
+
+def file_options(command: click.Command) -> list[click.Option]:
+    """The options of a command that a file may state too, by their names."""
+    options = [param for param in command.params if isinstance(param, click.Option) and param.expose_value]
+    return [option for option in options if option.name not in _ONLY_FLAGS]
 
 
 def _converted(entry: _Entry, kind: Any, hint: Any, path: Path) -> Any:
