@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ptycho import launch
+from ptycho.errors import InputError
 from ptycho.outcome import Outcome
 from ptycho.raw_data import RawData
 from ptycho_torch.halves import HalvesSettings, with_halves
 from ptycho_torch.uncertainty import UncertaintySettings, with_intervals
 from ptycho_torch.workflows.refinement import RefinementSettings, refined_outcome
+
+logger = logging.getLogger(__name__)
 
 SHARED_IN_TRAINING = (
     "The network was trained on the frames of both halves, so that its weights know both, and the probe was found with "
@@ -27,17 +31,30 @@ SHARED_IN_REFINEMENT = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to follow the network: how to refine, to find intervals, to halve the scan; None for not at all."""
+    """What is to follow the network: how to refine, to find intervals, to halve the scan; None for not at all.
+
+    Raises:
+        InputError: a refinement that moves frames, for which the canvas of the stages before has no room.
+    """
 
     refine: RefinementSettings | None = None
     uncertainty: UncertaintySettings | None = None
     halves: HalvesSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.refine is not None and self.refine.refine_positions:
+            raise InputError(
+                "refine_positions=True: found for the last stage of a run, which keeps the canvas of the stages before "
+                "it; expected False. Refine the result by itself: refine_scan, or ptychopinn refine --from."
+            )
 
 
 def finished(
     raw: RawData, outcome: Outcome, again: Callable[[RawData], Outcome], wanted: Wanted, *, shared: str, device: str
 ) -> Outcome:  # fmt: skip
     """An outcome with all that is wanted. Of several processes the first one does it alone.
+
+    What cannot be made is left out, with a note: what is there already took the most time.
 
     Args:
         raw: the scan as it was reconstructed.
@@ -49,18 +66,39 @@ def finished(
     """
     if launch.place().number > 0:
         return outcome
+    how, found = wanted.refine, outcome
 
     def refined(scan: RawData, before: Outcome) -> Outcome:
-        return before if wanted.refine is None else refined_outcome(scan, before, wanted.refine, device=device)
+        return before if how is None else refined_outcome(scan, before, how, device=device)
 
     def stages_of(scan: RawData) -> tuple[Outcome, Outcome]:
         before = again(scan)
         return before, refined(scan, before)
 
-    found = refined(raw, outcome)
+    if how is not None:
+        found = _more(outcome, "The object was not refined", lambda: refined(raw, outcome))
+        how = how if "refined" in found.stages else None  # nor are repeats and halves refined then
     if wanted.uncertainty is not None:
-        found = with_intervals(raw, found, lambda scan: stages_of(scan)[-1], wanted.uncertainty, device=device)
+        intervals, known = wanted.uncertainty, found
+        found = _more(
+            found, "The intervals of the phase were not made",
+            lambda: with_intervals(raw, known, lambda scan: stages_of(scan)[-1], intervals, device=device),
+        )  # fmt: skip
     if wanted.halves is not None:
-        shared += SHARED_IN_REFINEMENT if wanted.refine is not None else ""
-        found = with_halves(raw, found, stages_of, wanted.halves, shared=shared, device=device)
+        halves, whole = wanted.halves, found
+        shared += SHARED_IN_REFINEMENT if how is not None else ""
+        found = _more(
+            found, "The halves of the scan were not compared",
+            lambda: with_halves(raw, whole, stages_of, halves, shared=shared, device=device),
+        )  # fmt: skip
     return found
+
+
+def _more(found: Outcome, otherwise: str, make: Callable[[], Outcome]) -> Outcome:
+    """What ``make`` makes, or what was found before, with a note that says so."""
+    try:
+        return make()
+    except InputError as error:
+        note = f"{otherwise}: {error}"
+        logger.warning("%s", note)
+        return replace(found, notes=[*found.notes, note])

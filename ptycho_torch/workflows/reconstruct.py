@@ -67,7 +67,8 @@ def train_scan(
         halves: how to halve the scan, to hold one half against the other; None for not at all.
 
     Returns:
-        The object without and with the network, and refined where asked for; coverage, probe and times.
+        The object without and with the network, and refined where asked for; coverage, probe and times. What was asked
+        for and could not be made is left out, with a note that says why.
 
     Raises:
         InputError: a scan that cannot be trained on, or a setting that does not act.
@@ -90,7 +91,7 @@ def train_scans(
         InputError: also for scans whose frames have different sides.
     """
     started = time.perf_counter()
-    config = _fitting(raws, config, halves)
+    config, wanted = _fitting(raws, config, halves), Wanted(refine, uncertainty, halves)
     # Path() stands for no folder in a configuration; here one is named
     output_dir = Path(output_dir).resolve()
     payload = payload_of(config, execution, output_dir=output_dir)
@@ -101,7 +102,6 @@ def train_scans(
         if share.number == 0:
             save_model(Path(output_dir) / ARCHIVE_NAME, run.module, resolved, legacy_entries(config, run.module))
         made = [_reconstructed(run, scan, execution, share) for scan in run.scans]
-    wanted = Wanted(refine, uncertainty, halves)
     return [
         _outcome(run, scan, outcome, execution, resolved, started, wanted)
         for scan, outcome in zip(run.scans, made, strict=True)
@@ -187,7 +187,7 @@ def infer_scan(
             :class:`ptycho_torch.canvases.Canvases`; None for in memory. Those of a refinement stay in memory.
 
     Returns:
-        The object without and with the network, and refined where asked for.
+        The object without and with the network, and refined where asked for; see :func:`train_scan`.
 
     Raises:
         MissingFileError, InputError: no such archive, a damaged one, or frames that do not fit; ``projections`` for an
@@ -196,6 +196,7 @@ def infer_scan(
     started = time.perf_counter()
     execution = PyTorchExecutionConfig() if execution is None else execution
     torch_device(execution.accelerator)
+    wanted = Wanted(refine, uncertainty, halves)
     notes = settings.check_settings(*(() if config is None else (config,)), execution)
     notes += settings.announced(settings.training_only(execution))
     if config is not None:
@@ -210,8 +211,8 @@ def infer_scan(
     with processes.started(n, _help_to_infer, arguments, device_of(execution)) as share:
         known, outcome = _inferred(module, raw, execution, None, share, canvases)
     outcome = finished(
-        known, outcome, _again(module, outcome, execution, canvases), Wanted(refine, uncertainty, halves),
-        shared=SHARED_IN_INFERENCE, device=device_of(execution),
+        known, outcome, _again(module, outcome, execution, canvases), wanted, shared=SHARED_IN_INFERENCE,
+        device=device_of(execution),
     )  # fmt: skip
     outcome.notes = [*notes, *outcome.notes, *begins]
     outcome.settings = {**trained_with, **outcome.settings}
