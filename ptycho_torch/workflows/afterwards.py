@@ -34,7 +34,8 @@ class Wanted:
     """What is to follow the network: how to refine, to find intervals, to halve the scan; None for not at all.
 
     Raises:
-        InputError: a refinement that moves frames, for which the canvas of the stages before has no room.
+        InputError: anything but settings; a refinement that moves frames, for which the canvas of the stages before
+            has no room.
     """
 
     refine: RefinementSettings | None = None
@@ -42,6 +43,10 @@ class Wanted:
     halves: HalvesSettings | None = None
 
     def __post_init__(self) -> None:
+        kinds = {"refine": RefinementSettings, "uncertainty": UncertaintySettings, "halves": HalvesSettings}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                raise InputError(f"{name}: found {getattr(self, name)!r}, expected {kind.__name__}() or None.")
         if self.refine is not None and self.refine.refine_positions:
             raise InputError(
                 "refine_positions=True: found for the last stage of a run, which keeps the canvas of the stages before "
