@@ -44,7 +44,8 @@ _SEED = dataclasses.replace(SEED, help="Of which frames make a step together.")
 @click.argument("scan", type=shared.FILE)
 @click.option("--from", "start", type=shared.FILE, metavar="FILE",
               help="Where to start: a reconstruction (NPZ, or the output folder of a run), a product (HDF5), or a scan "
-              "that carries its object. Frames lie where it has them. [default: vacuum, and the scan's probe guess]")  # fmt: skip
+              "that carries its object. Frames lie where it has them. "
+              "[default: vacuum, and the scan's probe guess]")  # fmt: skip
 @shared.output_options()
 @click.option("--epochs", type=WHOLE, default=EPOCHS, show_default=True, help="Passes over the frames, at most.")
 @click.option("--batch", type=COUNT, cls=HeadedOption, aliases=("--batch-size",), metavar="N",
