@@ -44,12 +44,13 @@ class Method:
 
 def methods(limit_s: float) -> list[Method]:
     """What is compared; the published network gets all the time that there is."""
-    unet = {"architecture": "projection_unet"}
+    unet, default = {"architecture": "projection_unet"}, ModelConfig()
+    steps, later = default.projection_steps, default.later_projection_steps
     return [
         Method("projection_unet, 1 stage of 1 step", {**unet, "stages": 1, "projection_steps": 1}, limit_s),
-        Method("projection_unet, 1 stage of 60", {**unet, "stages": 1}, limit_s),
+        Method(f"projection_unet, 1 stage of {steps}", {**unet, "stages": 1}, limit_s),
         Method("projection_unet, 10 + 10", {**unet, "projection_steps": 10, "later_projection_steps": 10}, limit_s),
-        Method("projection_unet, 60 + 5 (default)", unet, limit_s),
+        Method(f"projection_unet, {steps} + {later} (default)", unet, limit_s),
         Method("cnn", {"architecture": "cnn"}, limit_s),
     ]
 
