@@ -127,8 +127,7 @@ def excess_noise(outcome: Outcome, rates: NDArray[np.floating]) -> float:
 
     Returns:
         The size of the bunches in which counts would have to come (:func:`ptycho.metrics.deviance.bunch_size`): 1 for
-        photon counts, also where the result has followed a part of their noise; at most `MOST_NOISE` of the counts of a
-        frame are one bunch.
+        photon counts, also where the result has followed a part of their noise.
     """
     stages = [stage for stage in outcome.stages.values() if stage.expected_deviance > 0]
     unexplained = min((stage.deviance / stage.expected_deviance for stage in stages), default=1.0)
