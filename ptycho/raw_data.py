@@ -194,10 +194,10 @@ class RawData(MeasuredFrames):
 
     def placed_at(self, xcoords: npt.NDArray[np.float64], ycoords: npt.NDArray[np.float64]) -> RawData:
         """The same frames at other positions, float64 (M,) each, object pixels; the nominal ones stay."""
-        positions = (check_positions(part, name, self.source, self.n_frames) for part, name in
-                     ((xcoords, "xcoords"), (ycoords, "ycoords")))  # fmt: skip
-        x, y = positions
-        return self._derived(xcoords=x, ycoords=y)
+        return self._derived(
+            xcoords=check_positions(xcoords, "xcoords", self.source, self.n_frames),
+            ycoords=check_positions(ycoords, "ycoords", self.source, self.n_frames),
+        )
 
     def masked(self, bad_pixels: npt.ArrayLike) -> RawData:
         """The same scan with another detector mask, bool (N, N), True = bad."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho import progress
-from ptycho.config.validation import check_whole
+from ptycho.config.validation import check_whole_number
 from ptycho.errors import InputError
 from ptycho.halves import (
     Halves,
@@ -53,8 +53,8 @@ class HalvesSettings:
 
     def __post_init__(self) -> None:
         """InputError for values that say nothing."""
-        check_whole("seed", self.seed, 0)
-        check_whole("half", self.half, 1, optional=True)
+        check_whole_number("seed", self.seed, 0)
+        check_whole_number("half", self.half, 1, optional=True)
 
 
 @dataclass(frozen=True)

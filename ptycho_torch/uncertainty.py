@@ -28,7 +28,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ptycho import progress
-from ptycho.config.validation import check_whole
+from ptycho.config.validation import check_whole_number
 from ptycho.metrics.alignment import without_plane
 from ptycho.metrics.deviance import bunch_size, expected_deviance
 from ptycho.outcome import Outcome
@@ -58,7 +58,6 @@ JUDGED_BY = {"network": ("projection", "network"), "refined": ("refined",)}
 """Stage of the result -> stages of a repeat of which the greater error counts. What the network takes away from a
 repeat is noise; of the real scan, whose object is not as smooth, it takes more."""
 
-
 LEAST_OF_PHOTONS = 0.7
 """Of the expected deviance: photon counts whose noise the result follows in part leave no less."""
 
@@ -86,8 +85,8 @@ class UncertaintySettings:
 
     def __post_init__(self) -> None:
         """InputError for values that say nothing."""
-        check_whole("repeats", self.repeats, 1)
-        check_whole("seed", self.seed, 0)
+        check_whole_number("repeats", self.repeats, 1)
+        check_whole_number("seed", self.seed, 0)
 
 
 def phase_difference(image: ComplexMap, truth: ComplexMap, seen: BoolMap) -> FloatMap:

@@ -89,7 +89,8 @@ class Refined:
         canvas: (H, W) complex object.
         probe: (M, N, N) complex.
         starts, fractions: (F, 2) where the frames lie in the end.
-        moved_px: (F, 2) real, (row, column), by how much they were moved; in the mean at most half a pixel.
+        moved_px: (F, 2) real, (row, column), by how much they were moved; in the mean at most half a pixel,
+            unless a frame at its limit forbids more to be taken out.
         errors: per epoch, sum |psi' - psi|^2 over sum of counts: the relative misfit of the amplitudes.
         stopped: True if it ended on a plateau, before the last epoch.
         at_limit: how many frames were moved as far as they may.

@@ -112,7 +112,8 @@ def told_of_moves(moved_px: Tensor, at_limit: int) -> tuple[dict[str, Any], str]
     }  # fmt: skip
     note = (
         f"Positions were refined: frames moved by {facts['rms_px']:.3g} px (rms), at most {facts['largest_px']:.3g} "
-        "px; the mean move cannot be told from one of the object, and is less than a pixel."
+        f"px; the mean move, {by[:, 0].mean():.2g} rows and {by[:, 1].mean():.2g} columns, cannot be told from one of "
+        "the object."
     )
     if at_limit:
         note += f" {at_limit} of {len(by)} moved as far as they may, {LIMIT_PX:g} px along an axis: not to be trusted."

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import progress
-from ptycho.config.validation import check_real, check_whole
+from ptycho.config.validation import check_number, check_whole_number
 from ptycho.errors import InputError
 from ptycho.geometry import coverage_map
 from ptycho.halves import check_enough_frames
@@ -76,14 +76,14 @@ class RefinementSettings:
 
     def __post_init__(self) -> None:
         """InputError for values that nothing can be refined with."""
-        check_whole("epochs", self.epochs, 0)
-        check_whole("batch_size", self.batch_size, 1, optional=True)
-        check_whole("modes", self.modes, 1, optional=True)
-        check_whole("seed", self.seed, 0)
-        check_whole("stop_window", self.stop_window, 1)
-        check_real("stop_improvement", self.stop_improvement, least=0)
+        check_whole_number("epochs", self.epochs, 0)
+        check_whole_number("batch_size", self.batch_size, 1, optional=True)
+        check_whole_number("modes", self.modes, 1, optional=True)
+        check_whole_number("seed", self.seed, 0)
+        check_whole_number("stop_window", self.stop_window, 1)
+        check_number("stop_improvement", self.stop_improvement, least=0)
         if self.support_diameter_px is not None:
-            check_real("support_diameter_px", self.support_diameter_px, above=0)
+            check_number("support_diameter_px", self.support_diameter_px, above=0)
 
     def options(self) -> RefinementOptions:
         """What the solver is told."""
@@ -159,20 +159,20 @@ def refine_scan(
             apart = _refined_from(PlacedScan.of(half, outcome.canvas), None, light, [], own, device, None)
             return [dataclasses.replace(apart, stages={"refined": apart.result})]
 
-        shared = _shared_by_halves(start, settings)
+        shared = _shared_by_halves(start, settings, moved=outcome.given_xy is not None)
         outcome = with_halves(raw, outcome, again, halves, shared=shared, device=device)
     outcome.timings_s["total"] = time.perf_counter() - started
     return outcome
 
 
-def _shared_by_halves(start: LoadedObject | Outcome | None, settings: RefinementSettings) -> str:
-    """What the objects of two halves have in common."""
+def _shared_by_halves(start: LoadedObject | Outcome | None, settings: RefinementSettings, *, moved: bool) -> str:
+    """What the objects of two halves have in common; ``moved``: frames do not lie where the scan says."""
     has_probe = start is not None and start.probe is not None
     probe = "probe that the run started with, which may know all frames" if has_probe else "scan's probe guess"
     text = f"Each half was refined by itself, with its own frames alone, from vacuum and the {probe}."
     if start is not None:
         text += " The object that the run started with was not used: it has seen all frames."
-    if settings.refine_positions:
+    if moved:
         text += " Positions are those found with all frames."
     return text
 

@@ -19,6 +19,7 @@ from ptycho.probe import mode_powers, probe_mask, probe_power
 from ptycho.raw_data import RawData
 from ptycho.reconstruction import Reconstruction
 from ptycho.simulation.recipe import Recipe, simulate
+from ptycho_torch.halves import HalvesSettings
 from ptycho_torch.workflows import refinement
 from ptycho_torch.workflows.refinement import RefinementSettings, refine_scan, torch_device, with_modes
 
@@ -228,7 +229,8 @@ def test_frames_lie_where_the_start_has_moved_them(tmp_path, kind):
     rec = Reconstruction(found.result.object, found.coverage, found.probe, found.xcoords + 70.5, found.ycoords - 3.25,
                          (x + 70.5, y - 3.25), 1e-8)  # fmt: skip
     (save_reconstruction_npz if kind == "npz" else save_product)(path, rec)
-    again = refine_scan(raw, load_any(path), RefinementSettings(epochs=0))
+    again = refine_scan(raw, load_any(path), RefinementSettings(epochs=0), halves=HalvesSettings())
+    assert "Positions are those found with all frames." in again.halves.shared
     assert again.result.deviance == pytest.approx(found.result.deviance, rel=0.02)
     moved = np.stack((again.xcoords - found.xcoords, again.ycoords - found.ycoords))
     assert np.abs(moved - moved.mean(axis=1, keepdims=True)).max() < 1e-3
