@@ -41,9 +41,9 @@ class ModelConfig:
     generator_output_mode: str = "real_imag"
     # Ours
     merge_block: int = 24  # neighbouring frames merged before the detector model
-    stages: int = 2  # project-and-correct stages of 'projection_unet'
+    stages: int = 1  # project-and-correct stages of 'projection_unet'
     projection_steps: int = 48  # accelerated projections before the first correction; 1 is the back-projection
-    later_projection_steps: int = 0  # of each further stage
+    later_projection_steps: int = 0  # of each stage after the first
     unet_channels: int = 16  # of the finest level; the coarser two have two and three times as many
 
 
