@@ -45,12 +45,12 @@ class Method:
 def methods(limit_s: float) -> list[Method]:
     """What is compared; the published network gets all the time that there is."""
     unet, default = {"architecture": "projection_unet"}, ModelConfig()
-    steps, later = default.projection_steps, default.later_projection_steps
+    steps, ten = default.projection_steps, {"projection_steps": 10, "later_projection_steps": 10}
     return [
-        Method("projection_unet, 1 stage of 1 step", {**unet, "stages": 1, "projection_steps": 1}, limit_s),
-        Method(f"projection_unet, 1 stage of {steps}", {**unet, "stages": 1}, limit_s),
-        Method("projection_unet, 10 + 10", {**unet, "projection_steps": 10, "later_projection_steps": 10}, limit_s),
-        Method(f"projection_unet, {steps} + {later} (default)", unet, limit_s),
+        Method("projection_unet, 1 stage of 1 step", {**unet, "projection_steps": 1}, limit_s),
+        Method(f"projection_unet, 1 stage of {steps} (default)", unet, limit_s),
+        Method(f"projection_unet, {steps} + 0", {**unet, "stages": 2}, limit_s),
+        Method("projection_unet, 10 + 10", {**unet, "stages": 2, **ten}, limit_s),
         Method("cnn", {"architecture": "cnn"}, limit_s),
     ]
 

@@ -159,7 +159,7 @@ _MODEL = (
     Knob("--projection-steps", ModelConfig, "projection_steps", COUNT,
          "Projection steps of the first stage; 1 is the back-projection.", "Model and probe"),
     Knob("--later-projection-steps", ModelConfig, "later_projection_steps", WHOLE,
-         "Projection steps of each later stage.", "Model and probe"),
+         "Projection steps of each stage after the first.", "Model and probe"),
     Knob("--calibration-epochs", TrainingConfig, "calibration_epochs", WHOLE,
          "Passes over the scan that refine the probe.", "Model and probe"),
 )  # fmt: skip

@@ -59,7 +59,7 @@ def test_a_device_with_memory_of_its_own_is_refused(tmp_path):
 
 
 MODELS = {
-    "projection_unet": ModelConfig(projection_steps=3, later_projection_steps=2),
+    "projection_unet": ModelConfig(stages=2, projection_steps=3, later_projection_steps=2),
     "cnn": ModelConfig(architecture="cnn"),
 }
 

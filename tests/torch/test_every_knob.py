@@ -25,7 +25,9 @@ from ptycho_torch.generators.patchwise import Patchwise
 from ptycho_torch.workflows import first_projections, recon_log, reconstruct, training
 from ptycho_torch.workflows.training import run_training
 
-SMALL = {"N": 32, "unet_channels": 4, "merge_block": 10, "projection_steps": 2, "later_projection_steps": 1}
+SMALL = {
+    "N": 32, "unet_channels": 4, "merge_block": 10, "stages": 2, "projection_steps": 2, "later_projection_steps": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ class TestLabels:
             labels_for(PlacedScan.of(with_guess(raw, **guess)))
 
 
-QUICK = {"unet_channels": 4, "merge_block": 10, "projection_steps": 3, "later_projection_steps": 2}
+QUICK = {"unet_channels": 4, "merge_block": 10, "stages": 2, "projection_steps": 3, "later_projection_steps": 2}
 
 
 def train(raw, tmp_path, model=None, **fields):

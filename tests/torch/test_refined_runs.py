@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    model = ModelConfig(unet_channels=4, merge_block=12, projection_steps=4, later_projection_steps=2)
+    model = ModelConfig(unet_channels=4, merge_block=12, stages=2, projection_steps=4, later_projection_steps=2)
     config = TrainingConfig(model=model, nepochs=2, calibration_epochs=4, stop_improvement=0.0)
     return train_scan(small_scan(100, defocus_error=0.1), config, CPU, output_dir=folder, refine=SHORT)
 

@@ -20,7 +20,7 @@ from ptycho_torch.data.samplers import MixedBatches, TrainingBlocks
 from ptycho_torch.data.scans import LitScan, PlacedScan
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan, train_scans
 
-QUICK = {"unet_channels": 4, "merge_block": 12, "projection_steps": 6, "later_projection_steps": 3}
+QUICK = {"unet_channels": 4, "merge_block": 12, "stages": 2, "projection_steps": 6, "later_projection_steps": 3}
 
 
 def configuration(**fields):

@@ -25,7 +25,7 @@ from ptycho_torch.optimisers import clip_adaptively, make_optimiser, make_schedu
 from ptycho_torch.workflows.reconstruct import infer_scan, train_scan
 from ptycho_torch.workflows.training import TrainingJob, run_training
 
-QUICK = {"unet_channels": 4, "merge_block": 12, "projection_steps": 4, "later_projection_steps": 2}
+QUICK = {"unet_channels": 4, "merge_block": 12, "stages": 2, "projection_steps": 4, "later_projection_steps": 2}
 
 
 def execution(**fields):
@@ -55,7 +55,7 @@ def weights(folder):
 def test_training_reaches_quality(tmp_path):
     raw = small_scan(150, defocus_error=0.1)
     # few projections, so that it is the network that has to find the rest
-    model_config = ModelConfig(unet_channels=8, merge_block=16, projection_steps=2, later_projection_steps=1)
+    model_config = ModelConfig(unet_channels=8, merge_block=16, stages=2, projection_steps=2, later_projection_steps=1)
     config = TrainingConfig(model=model_config, nepochs=12, batch_size=16)
     outcome = train_scan(raw, config, execution(learning_rate=2e-3), output_dir=tmp_path)
     network, projection = (against_truth(outcome.stages[n].object, raw) for n in ("network", "projection"))

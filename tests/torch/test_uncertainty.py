@@ -154,7 +154,7 @@ def test_a_repeat_that_lies_a_pixel_aside_is_no_error():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, raw):
     folder = tmp_path_factory.mktemp("intervals")
-    model = ModelConfig(unet_channels=4, merge_block=12, projection_steps=4, later_projection_steps=2)
+    model = ModelConfig(unet_channels=4, merge_block=12, stages=2, projection_steps=4, later_projection_steps=2)
     config = TrainingConfig(model=model, nepochs=2, calibration_epochs=4, stop_improvement=0.0)
     return folder, train_scan(raw, config, CPU, output_dir=folder, uncertainty=UncertaintySettings())
 

@@ -47,7 +47,7 @@ def config(dummy_files, tmp_path):
     """A small public configuration whose file is there."""
 
     def make(model=None, **fields):
-        quick = {"unet_channels": 4, "merge_block": 8, "projection_steps": 2, "later_projection_steps": 1}
+        quick = {"unet_channels": 4, "merge_block": 8, "stages": 2, "projection_steps": 2, "later_projection_steps": 1}
         known = {"n_groups": 10, "nepochs": 1, "neighbor_count": 4, "calibration_epochs": 2, "nphotons": 1e5}
         return TrainingConfig(
             model=ModelConfig(**{**quick, **(model or {})}), train_data_file=dummy_files[0],
@@ -565,7 +565,9 @@ class TestLightningCheckpointCallbacks:
             )
 
 
-QUICK = {"unet_channels": 4, "merge_block": 12, "projection_steps": 6, "later_projection_steps": 3, "N": 32}
+QUICK = {
+    "N": 32, "unet_channels": 4, "merge_block": 12, "stages": 2, "projection_steps": 6, "later_projection_steps": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
