@@ -57,7 +57,7 @@ def test_the_examples_of_the_guide_run(tmp_path, monkeypatch, capsys):
     # what the page says of its own output
     assert "2 overrides data file execution_config default" in text_of(GUIDE)
     assert "2 overrides data file execution_config default" in said
-    assert "the model was trained with stages=2, found the override stages=5" in said
+    assert "the model was trained with stages=1, found the override stages=5" in said
     assert names["results"]["backend"] == "pytorch" and names["patches"].shape == (60, 1, 32, 32)
     assert len(names["run"].scans) == 1 and "epoch 0" in said
     # what it says of the files
