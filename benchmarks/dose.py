@@ -230,7 +230,8 @@ the best of {snapshots} epochs and of three settings (random batches with the Ga
 noise model; compact ones with a gain of momentum of 0.5; at 2e3 counts the Poisson one, of which the first seed had
 0.535, the Gaussian 0.370) by its SSIM against the truth, which no user has.
 Written on {processor}, {cores} cores, torch {torch}, {date}; figures of ours from before INIT-002
-(docs/findings.md) were measured with networks that started worse, and while slow phases were not carried further.
+(docs/findings.md) were measured with networks of two stages that started worse, and while slow phases were not carried
+further.
 """
 
 
