@@ -261,6 +261,11 @@ def refuse_settings(*configs: Any) -> None:
                 )
         if isinstance(config, config_params.TrainingConfig):
             _refuse_stages(config, changed)
+        if isinstance(config, ModelConfig) and config.stages == 1 and config.later_projection_steps > 0:
+            raise InputError(
+                f"later_projection_steps={config.later_projection_steps}: acts from the second stage on, found "
+                "stages=1. State stages=2 or more, or leave it out."
+            )
         if isinstance(config, TrainingConfig) and config.probe_trainable and not config.calibrate_probe:
             raise InputError(
                 "probe_trainable=True and calibrate_probe=False contradict each other: the probe is refined before "

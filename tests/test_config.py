@@ -225,7 +225,7 @@ def test_n_images_is_a_deprecated_alias():
     [("architecture", "fno"), ("architecture", []), ("model_type", "PINN"), ("N", 0), ("gridsize", 0),
      ("gridsize", 1.5), ("n_filters_scale", 0), ("probe_scale", -1), ("gaussian_smoothing_sigma", -0.1),
      ("amp_activation", "gelu"), ("merge_block", 0), ("stages", 0), ("projection_steps", 0),
-     ("probe_mask_diameter", 0), ("later_projection_steps", 3)],
+     ("probe_mask_diameter", 0)],
 )  # fmt: skip
 def test_bad_model_values_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
@@ -262,6 +262,8 @@ def test_inference_needs_an_archive(tmp_path):
     (tmp_path / "wts.h5.zip").touch()
     for path in (tmp_path, tmp_path / "wts.h5.zip", tmp_path / "wts.h5"):
         validate_inference_config(config(path))
+    # a model that was trained with a setting without effect is still a model
+    validate_inference_config(InferenceConfig(ModelConfig(later_projection_steps=5), tmp_path, Path()))
 
 
 # ---- legacy dictionary

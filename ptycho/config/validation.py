@@ -85,11 +85,6 @@ def validate_model_config(config: ModelConfig, architectures: Iterable[str] = AR
     # one step from vacuum is the merged back-projection of single frames; with none the network would see no data
     check_whole_number("projection_steps", config.projection_steps, 1)
     check_whole_number("later_projection_steps", config.later_projection_steps, 0)
-    if config.later_projection_steps > 0 and config.stages == 1:
-        raise InputError(
-            f"later_projection_steps={config.later_projection_steps}: acts from the second stage on, found stages=1. "
-            "State stages=2 or more, or leave it out."
-        )
     check_whole_number("unet_channels", config.unet_channels, 1)
 
 

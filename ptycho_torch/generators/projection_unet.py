@@ -88,9 +88,8 @@ class ProjectionUNet(Generator):
     takes_parts = True
 
     def __init__(
-        self, stages: int = 2, projection_steps: int = 5, later_projection_steps: int = 3,
-        widths: Sequence[int] = (16, 32, 48),
-    ) -> None:  # fmt: skip
+        self, stages: int, projection_steps: int, later_projection_steps: int, widths: Sequence[int]
+    ) -> None:
         super().__init__()
         self.stages, self.begin_steps, self.later_steps = stages, projection_steps, later_projection_steps
         self._begin: int | ByParts = projection_steps

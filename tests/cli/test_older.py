@@ -150,9 +150,6 @@ FIELDS = [
 ]
 
 
-GOES_WITH = {"later_projection_steps": ("--stages", 2)}  # flags without which another would not act
-
-
 def another(field):
     """A value of the field that is valid and not its default."""
     if field.name in WORDS:
@@ -172,7 +169,7 @@ def test_every_field_has_its_flag(scan_file, tmp_path, backend, no_backend_check
     assert value != field.default
     flags = ["--train_data_file", scan_file, "--output_dir", tmp_path / "out", "--quiet"]
     text = str(value).lower() if isinstance(value, bool) else value
-    result = run_train(*flags, f"--{field.name}", text, *GOES_WITH.get(field.name, ()))
+    result = run_train(*flags, f"--{field.name}", text)
     assert result.exit_code == 0, result.output
     found = field_of(backend.train, owner, field.name)
     assert found == value and type(found) is type(value)

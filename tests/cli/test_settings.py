@@ -64,7 +64,7 @@ FLAGS = {
     "merge_block": ("--merge-block 6", 6),
     "stages": ("--stages 3", 3),
     "projection_steps": ("--projection-steps 1", 1),
-    "later_projection_steps": ("--stages 2 --later-projection-steps 4", 4),
+    "later_projection_steps": ("--later-projection-steps 4", 4),
     "calibration_epochs": ("--calibration-epochs 2", 2),
     "n_subsample": ("--n-subsample 30", 30),
     "subsample_seed": ("--subsample-seed 9", 9),

@@ -32,7 +32,7 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_name():
 
 def test_a_taken_name_is_refused():
     with pytest.raises(ValueError, match="registered already"):
-        register("projection_unet", lambda config, side: ProjectionUNet())
+        register("projection_unet", lambda config, side: build_generator(config, side))
 
 
 def test_the_published_network_by_its_name():
@@ -148,7 +148,7 @@ def test_inference_takes_the_mean_of_turns_unless_it_is_to_be_coarse(training, b
     raw = small_scan(40)
     frames = StreamedFrames(PlacedScan.of(raw), torch.from_numpy(scaled_guess(raw)), torch.from_numpy(raw.good_pixels))
     torch.manual_seed(0)
-    generator = ProjectionUNet(stages=1, projection_steps=3, widths=(4, 8, 12)).train(training)
+    generator = ProjectionUNet(1, projection_steps=3, later_projection_steps=0, widths=(4, 8, 12)).train(training)
     net = generator.correctors[0]
     torch.nn.init.normal_(net.head.weight)
     if begin is None:

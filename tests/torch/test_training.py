@@ -213,6 +213,13 @@ def test_settings_that_would_not_act_are_refused(scan, tmp_path, changed):
     assert not (tmp_path / "none").exists()
 
 
+def test_later_projections_without_a_later_stage_are_refused(scan, tmp_path):
+    config = configuration(model={"stages": 1, "later_projection_steps": 3})
+    with pytest.raises(InputError, match=r"later_projection_steps=3: acts from the second stage on, found stages=1"):
+        train_scan(scan, config, execution(), output_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_superseded_settings_are_reported(scan, tmp_path):
     outcome = train_scan(scan, configuration(model={"probe_scale": 2.0}, nepochs=1), execution(), output_dir=tmp_path)
     assert any(note.startswith("probe_scale=2.0 has no effect") for note in outcome.notes)
